@@ -1,0 +1,5 @@
+"""`python -m servecast`."""
+
+from .cli import main
+
+raise SystemExit(main())

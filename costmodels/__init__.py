@@ -1,0 +1,1 @@
+"""Floor 1: seconds and bytes. What an iteration, a transfer, a byte of memory and an hour cost."""

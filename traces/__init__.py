@@ -1,0 +1,1 @@
+"""Floor 0: the request table, a reader a format, generators, transforms and statistics."""
