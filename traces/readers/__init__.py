@@ -1,1 +1,14 @@
-"""One file a trace format."""
+"""One file a trace format, and the one list of formats that are recognised by content."""
+
+from __future__ import annotations
+
+from . import azure, burstgpt, mooncake, native, results
+from .base import Reader
+
+READERS: tuple[Reader, ...] = (
+    burstgpt.READER,
+    azure.READER,
+    mooncake.READER,
+    native.READER,
+    results.READER,
+)

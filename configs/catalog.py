@@ -1,0 +1,58 @@
+"""Finds the model and hardware cards by name or path."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from ..errors import InputError, unknown_name
+from .hardware import HardwareCard
+from .huggingface import model_from_config
+from .model import ModelCard
+from .strict import build, read_mapping
+
+_HERE = Path(__file__).parent
+_SUFFIXES = {"models": ".json", "hardware": ".yaml", "engines": ".yaml", "plans": ".yaml", "slos": ".yaml", "grids": ".yaml"}
+
+
+def names(kind: str) -> tuple[str, ...]:
+    """The cards that come with the package; `kind` is a folder of `configs/`: models, hardware, ..."""
+    suffix = _SUFFIXES[kind]
+    return tuple(sorted(path.name.removesuffix(suffix) for path in (_HERE / kind).glob("*" + suffix)))
+
+
+def find(kind: str, name: str, where: str = "") -> Path:
+    """The file of a card: a path of the user's own, or the name of one that comes with the package.
+
+    A path is a name that ends in `.json`, `.yaml` or `.yml`, or a folder (of a Hugging Face checkpoint) with a
+    `config.json`. Names may carry an organisation (`meta-llama/Llama-3.1-8B`), and case does not matter.
+    """
+    path = Path(name).expanduser()
+    if path.suffix in (".json", ".yaml", ".yml"):
+        return path
+    if kind == "models" and (path / "config.json").is_file():
+        return path / "config.json"
+    shipped = _HERE / kind / (name.rsplit("/", 1)[-1].lower() + _SUFFIXES[kind])
+    if not shipped.is_file():
+        raise unknown_name(where or kind, "card", name, names(kind))
+    return shipped
+
+
+def find_model(name: str, where: str = "model") -> ModelCard:
+    """The model card of a name (see `names("models")`) or of a user's own `config.json`."""
+    path = find("models", name, where)
+    values = read_mapping(path)
+    try:
+        return model_from_config(values, path.parent.name if path.name == "config.json" else path.stem)
+    except InputError as error:
+        raise error.at(f"{path}:") from None
+
+
+def find_hardware(name: str, where: str = "hardware") -> HardwareCard:
+    """The hardware card of a name (see `names("hardware")`) or of a user's own YAML file."""
+    path = find("hardware", name, where)
+    values = read_mapping(path)
+    try:
+        return build(HardwareCard, {"name": path.stem, **values})
+    except InputError as error:
+        raise error.at(f"{path}:") from None

@@ -1,0 +1,129 @@
+"""The cluster: replicas behind a router, and the books on every request from submission to its end."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+
+from simpy import Environment
+
+from ..traces.table import RequestTable
+from .core import Request, Router
+from .events import Turn
+from .records import End, Recorder
+from .replica import Replica, views
+
+
+class Cluster:
+    """Where clients submit requests.
+
+    A request goes to one of the replicas that serve its model label and whose `max_model_len` its prompt leaves room in;
+    where there is none it is rejected.
+    """
+
+    def __init__(self, env: Environment, table: RequestTable, recorder: Recorder) -> None:
+        self.env = env
+        self.turn = Turn()
+        self.recorder = recorder
+        self.lengths: array[int] = array("q")  # true output length by request index: policies have no way here
+        self.live: dict[Request, None] = {}
+        self.submitted = 0
+        self.truncated = 0  # answers that `max_model_len` cuts short
+        self.on_submit: list[Callable[[Request], None]] = []
+        self.on_end: list[Callable[[Request, End], None]] = []
+        self.estimate: Callable[[int], float] | None = None  # a predictor of output length
+        self.replicas: list[Replica] = []
+        self._prompts: array[int] = array("q", table.prompt_tokens.tobytes())
+        self._outputs: array[int] = array("q", table.output_tokens.tobytes())
+        self._priority = table.priority.tolist() if table.priority is not None else None
+        self._tenant = table.tenant.codes.tolist() if table.tenant is not None else None
+        self._model = table.model.codes.tolist() if table.model is not None else None
+
+    def connect(
+        self, replicas: list[Replica], router: Router, view_age: int, serving: Mapping[int, Sequence[Replica]]
+    ) -> None:
+        """Put the replicas behind the router. `serving` lists, by model code, the replicas of pools that name models."""
+        self.replicas = replicas
+        self.router = router
+        self._everyone = (replicas, views(replicas, self.env, view_age))
+        self._by_model = {code: (list(some), views(some, self.env, view_age)) for code, some in serving.items()}
+        self._max_model_len = {r.id: r.domains[0].rank.limits.max_model_len for r in replicas}
+        self._shortest = min(self._max_model_len.values())
+
+    def submit(self, row: int, attempt: int = 0) -> Request:
+        """A client sends row `row` of the trace, now."""
+        prompt = self._prompts[row]
+        request = Request(self.submitted, row, self.env.now, prompt)
+        self.submitted += 1
+        if attempt:
+            request.attempt = attempt
+        if self._priority is not None:
+            request.priority = self._priority[row]
+        if self._tenant is not None:
+            request.tenant = self._tenant[row]
+        replicas, seen = self._everyone
+        if self._by_model:
+            replicas, seen = self._by_model.get(self._model[row] if self._model else -1, self._everyone)
+        if prompt >= self._shortest:
+            fits = [i for i, r in enumerate(replicas) if prompt < self._max_model_len[r.id]]
+            replicas, seen = [replicas[i] for i in fits], [seen[i] for i in fits]
+        self.live[request] = None
+        if not replicas:
+            self.lengths.append(self._outputs[row])
+            self._end(request, End.REJECTED)
+            return request
+        if self.estimate:
+            request.estimate = self.estimate(self._outputs[row])
+        replica = replicas[self.router.route(request, seen)] if len(replicas) > 1 else replicas[0]
+        room = self._max_model_len[replica.id] - prompt
+        output = self._outputs[row]
+        if output > room:
+            output = room
+            self.truncated += 1
+        self.lengths.append(output)
+        replica.arrive(request)
+        for listener in self.on_submit:
+            listener(request)
+        return request
+
+    def finished(self, request: Request) -> None:
+        """Its last token has come."""
+        self._end(request, End.FINISHED)
+
+    def gone(self, request: Request) -> None:
+        """Its engine has dropped it: cancelled, or it can never fit."""
+        waited = self.env.now - request.arrival
+        spent = request.queueing + request.prefill + request.decode + request.interference
+        rest = waited - spent - request.preemption - request.transfer - request.host
+        if request.scheduled < 0:
+            request.queueing += rest
+        elif request.generated:
+            request.preemption += rest
+        else:
+            request.prefill += rest
+        if request.cancelled:
+            self._end(request, End.CANCELLED)
+        else:
+            self._end(request, End.FAILED if request.generated else End.REJECTED)
+
+    def cancel(self, request: Request) -> None:
+        """Its client gives up."""
+        if not request.over and not request.cancelled:
+            request.cancelled = True
+            request.engine.cancel(request)
+
+    def _end(self, request: Request, end: End) -> None:
+        request.over = True
+        del self.live[request]
+        if request.replica >= 0:
+            self.replicas[request.replica].release(request)
+        self.recorder.request(request, end, self.env.now, self.lengths[request.index])
+        for listener in self.on_end:
+            listener(request, end)
+
+    def close(self) -> None:
+        """Write a row for everyone who has not ended when the run stops."""
+        for request in list(self.live):
+            request.generated = request.tokens()
+            self.recorder.request(request, End.UNFINISHED, self.env.now, self.lengths[request.index])
+        self.live.clear()

@@ -1,0 +1,295 @@
+"""The types that engine and policies share: the live request, a policy's decision, what a policy may look at.
+
+Imports nothing at run time, so that the real engine uses the same policies anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from .cohort import Cohort
+
+FOREVER = 1 << 62  # a number of iterations that no run reaches
+
+
+class Request:
+    """A request while it is alive. Its true output length is not here: the engine keeps it to itself.
+
+    Times are ticks, -1 = not yet. The defaults below are class attributes, so that a new request costs four stores.
+    """
+
+    # What a policy may look at
+    priority = 0  # lower runs first, as in vLLM
+    tenant = -1  # code of the trace's label, -1 = none
+    queued = -1  # when the engine took it in: the first iteration boundary after `arrival`
+    scheduled = -1  # when it first ran
+    first_token = -1
+    last_token = -1
+    computed = 0  # tokens in the KV cache while it is prefilled
+    generated = 0  # tokens delivered before it joined its cohort; `tokens()` has all of them
+    blocks = 0  # KV blocks held; while it decodes and grows, those it held when it joined its cohort
+    order = -1  # place in the running list
+    preemptions = 0
+    cached_tokens = 0  # prompt tokens found in the prefix cache
+    estimate = 0.0  # a predictor's word for its output length, where one is injected
+
+    # The engine's own
+    cohort: Cohort | None = None
+    base = 0  # context - cohort.runs, constant while it decodes
+    token_base = 0  # tokens delivered - cohort.runs, likewise
+    finish = 0  # cohort.runs at which its last token comes
+    replica = -1
+    engine: Any = None  # the domain that has it
+    attempt = 0  # 1, 2, ... for a client's retries
+    over = False  # it has ended
+    cancelled = False  # its client has gone
+    since = 0  # from when its time in the cohort counts as decoding
+    phase_start = 0  # start of the prefill that leads to the next token
+    own = 0  # accelerator time of its chunks had they run alone, since phase_start
+    phase_host = 0  # host time since phase_start
+    interference_base = 0  # cohort.interference when it joined
+    host_base = 0  # cohort.host when it joined
+
+    # Where its time went, ticks
+    queueing = 0
+    prefill = 0
+    decode = 0
+    interference = 0
+    preemption = 0
+    transfer = 0
+    host = 0
+
+    def __init__(self, index: int, row: int, arrival: int, prompt_tokens: int) -> None:
+        self.index = index  # identity in this run
+        self.row = row  # row of the trace; retries share it
+        self.arrival = arrival
+        self.prompt_tokens = prompt_tokens
+        self.target = prompt_tokens  # tokens to compute before its next token comes
+
+    def tokens(self) -> int:
+        """Tokens delivered so far."""
+        return self.token_base + self.cohort.runs if self.cohort else self.generated
+
+    def context(self) -> int:
+        """Tokens in the KV cache."""
+        return self.base + self.cohort.runs if self.cohort else self.computed
+
+    def __repr__(self) -> str:
+        return f"<request {self.index}: {self.prompt_tokens} + {self.tokens()} tokens>"
+
+
+Part = tuple[Request, int]  # a running prefill and the prompt tokens it computes in an iteration
+Admission = tuple[Request, int, int]  # a waiting request, the tokens of its first chunk, the blocks it gets
+
+
+class Step:
+    """What runs in the next iteration, and for how long that decision stands.
+
+    decodes : how many of the view's decodes run, in list order.
+    chunks : running prefills and the tokens each computes.
+    admit : requests from the waiting queue, each with the tokens of its first chunk and the blocks it gets.
+    resume : swapped-out requests that come back; they count among `decodes`.
+    ghosts : slots that cost like a decode and produce nothing (padding of a static batch).
+    iterations : the promise that `compose` would decide the same, without `admit` and `resume`, this many times,
+        unless a request ends, is preempted or cancelled, blocks run short or are freed - or one arrives,
+        if `wake_on_arrival`.
+    """
+
+    __slots__ = ("admit", "chunks", "decodes", "ghosts", "iterations", "resume", "wake_on_arrival")
+
+    def __init__(
+        self,
+        decodes: int = 0,
+        chunks: Sequence[Part] = (),
+        admit: Sequence[Admission] = (),
+        resume: Sequence[Request] = (),
+        iterations: int = 1,
+        wake_on_arrival: bool = True,
+        ghosts: int = 0,
+    ) -> None:
+        self.decodes = decodes
+        self.chunks = chunks
+        self.admit = admit
+        self.resume = resume
+        self.iterations = iterations
+        self.wake_on_arrival = wake_on_arrival
+        self.ghosts = ghosts
+
+    def empty(self) -> bool:
+        """Whether nothing runs."""
+        return not (self.decodes or self.chunks or self.admit or self.resume)
+
+    def same_work(self, other: Step) -> bool:
+        """Whether the two run the same decodes and chunks and bring in nobody."""
+        return (
+            self.decodes == other.decodes
+            and self.ghosts == other.ghosts
+            and list(self.chunks) == list(other.chunks)
+            and not (self.admit or self.resume or other.admit or other.resume)
+        )
+
+    def __repr__(self) -> str:
+        parts = [f"{name}={getattr(self, name)}" for name in self.__slots__ if getattr(self, name)]
+        return f"Step({', '.join(parts)})"
+
+
+class Limits:
+    """The engine arguments that bound an iteration, under vLLM's names."""
+
+    __slots__ = (
+        "block_size",
+        "enable_chunked_prefill",
+        "long_prefill_token_threshold",
+        "max_model_len",
+        "max_num_batched_tokens",
+        "max_num_seqs",
+    )
+
+    def __init__(
+        self,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        max_model_len: int,
+        block_size: int = 16,
+        enable_chunked_prefill: bool = True,
+        long_prefill_token_threshold: int = 0,
+    ) -> None:
+        self.max_num_seqs = max_num_seqs
+        self.max_num_batched_tokens = max_num_batched_tokens
+        self.max_model_len = max_model_len
+        self.block_size = block_size
+        self.enable_chunked_prefill = enable_chunked_prefill
+        self.long_prefill_token_threshold = long_prefill_token_threshold
+
+
+class RankView(Protocol):
+    """What a batch or KV policy sees of one engine. Read only: a policy decides, the engine acts."""
+
+    @property
+    def now(self) -> int: ...
+    @property
+    def limits(self) -> Limits: ...
+    @property
+    def decodes(self) -> int:
+        """Decoding requests that may run now, in list order."""
+        ...
+
+    @property
+    def prefills(self) -> Sequence[Request]:
+        """Admitted requests whose prompt is not complete and that may run now, in list order."""
+        ...
+
+    @property
+    def running(self) -> int:
+        """Requests on the running list, in flight or not."""
+        ...
+
+    @property
+    def waiting(self) -> Iterable[Request]:
+        """The queue, head first; falsy when empty."""
+        ...
+
+    @property
+    def fifo(self) -> bool:
+        """Whether arrivals join the queue at its tail."""
+        ...
+
+    @property
+    def swapped(self) -> Sequence[Request]:
+        """Requests whose blocks are on the host, oldest first."""
+        ...
+
+    @property
+    def preempted(self) -> int:
+        """Requests preempted since the last step."""
+        ...
+
+    @property
+    def free_blocks(self) -> int: ...
+    @property
+    def total_blocks(self) -> int: ...
+    @property
+    def decode_demand(self) -> int:
+        """Blocks that one iteration of all `decodes` takes."""
+        ...
+
+    def ordered(self) -> list[Request]:
+        """Decodes and prefills that may run now, in list order. O(n): for rare decisions."""
+        ...
+
+
+class BatchPolicy(Protocol):
+    """Composes iterations. Pure: the same view gives the same step.
+
+    A policy may also have a method `observe(step)`, the only place where its own state may change. It is told each
+    step that was launched; once for a whole leap of equal ones, so a state may depend on what ran, not how often.
+    """
+
+    kv: KVPolicy
+
+    def compose(self, view: RankView) -> Step: ...
+
+
+class KVPolicy(Protocol):
+    """Grants, grows and takes back KV blocks."""
+
+    grows: bool  # whether a decode takes blocks as its context grows (else all were reserved)
+    spare: int  # blocks that must be free for a decode to run, whether it takes one or not
+    swaps: bool  # whether a victim's blocks go to the host (else they are freed and recomputed)
+    arrival_order: bool  # whether the running list is in order of arrival (else of admission)
+
+    def admission(self, request: Request, tokens: int, view: RankView) -> tuple[int, int]:
+        """(blocks to hold, blocks that must be free) to run the first `tokens` of a waiting request."""
+        ...
+
+    def resumption(self, request: Request, view: RankView) -> tuple[int, int]:
+        """The same, to bring a swapped-out request back and run it."""
+        ...
+
+    def victim(self, running: Sequence[Request]) -> Request:
+        """Who loses its blocks when someone in `running` (list order) cannot grow."""
+        ...
+
+
+class QueuePolicy(Protocol):
+    """Orders the waiting queue."""
+
+    fifo: bool  # whether order of arrival is all there is to it (`key` is then not asked)
+
+    def key(self, request: Request) -> tuple[float, ...]:
+        """Smaller runs first; ties go to the earlier arrival."""
+        ...
+
+
+class ReplicaView(Protocol):
+    """What a router sees of a replica."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def requests(self) -> int:
+        """Requests routed there that have not ended."""
+        ...
+
+    @property
+    def tokens(self) -> int:
+        """Prompt tokens of those requests."""
+        ...
+
+    @property
+    def free_share(self) -> float:
+        """Share of its KV blocks that is free, 0 to 1."""
+        ...
+
+
+class Router(Protocol):
+    """Picks a replica for a request.
+
+    A router may also have a method `begin(stream)`: it then receives a random stream of its own before the run.
+    """
+
+    def route(self, request: Request, views: Sequence[ReplicaView]) -> int:
+        """Position in `views`."""
+        ...

@@ -1,0 +1,267 @@
+"""A domain: owns the time of one rank. This is the main loop: compose, launch, leap, complete, and again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from simpy import Environment
+from simpy.events import Event
+
+from ..costmodels.base import CostModel
+from .cohort import Cohort
+from .core import FOREVER, Request, Step
+from .events import Moment, Turn
+from .leap import first_boundary, span
+from .rank import Batch, Rank
+from .records import Recorder
+from .witness import Witness
+
+
+class Domain:
+    """One rank with one batch in flight.
+
+    place : rank among simultaneous events; arrivals have place 0, so at equal ticks they come first.
+    gone : called with a request that was cancelled or that nothing can ever admit, once the rank has dropped it.
+    swap_ticks : time to move one KV block between device and host.
+    step_by_step : never leap, but assert at each iteration the promises that would have allowed it.
+    """
+
+    def __init__(
+        self, env: Environment, turn: Turn, place: int, rank: Rank, cost: CostModel, recorder: Recorder, number: int,
+        gone: Callable[[Request], None], swap_ticks: int = 0, step_by_step: bool = False,
+    ) -> None:  # fmt: skip
+        self.env = env
+        self.turn = turn
+        self.place = place
+        self.rank = rank
+        self.cost = cost
+        self.gone = gone
+        self.swap_ticks = swap_ticks
+        self.leaps = recorder.leaps[number]
+        self.odd_gaps = recorder.odd_gaps[number]
+        self.inbox: list[Request] = []  # arrived since the last boundary
+        self.quitting: list[Request] = []  # cancelled since the last boundary
+        self.busy = 0  # accelerator and host ticks
+        self.outside = 0  # accelerator ticks that rest on look-ups outside what was measured
+        self.batch: Batch | None = None  # in flight
+        self.step = Step()
+        self.start = self.base = self.slope = self.iterations = self.host = 0
+        self._outside = 0
+        self._pure = (0, 0)  # piece of the batch's decodes with nothing beside them
+        self._own: list[tuple[int, int]] = []  # pieces of its prompt parts, each alone
+        self._alarm: Moment | None = None
+        self._witness = Witness() if step_by_step else None
+
+    # -- what happens to it --------------------------------------------------------------------------------------
+
+    def arrive(self, request: Request) -> None:
+        """A request reaches the engine's door, where the engine looks at every iteration boundary."""
+        self.inbox.append(request)
+        if self.batch is None:
+            self._wake_now()
+        elif self.iterations > 1:
+            k = self._next_boundary()
+            request.queued = self.start + span(self.base, self.slope, k)
+            if self.step.wake_on_arrival:
+                self._cut(k)
+        if self._witness and self.step.wake_on_arrival:
+            self._witness.release()
+
+    def cancel(self, request: Request) -> None:
+        """The client of a live request has gone; the engine notices at its next boundary."""
+        self.quitting.append(request)
+        if self.batch is None:
+            self._wake_now()
+        elif self.iterations > 1:
+            self._cut(self._next_boundary())
+        if self._witness:
+            self._witness.release()
+
+    def free_now(self) -> int:
+        """KV blocks that are free now, in the middle of a leap too."""
+        free = self.rank.pool.free
+        if self.batch is not None and self.iterations > 1:
+            free -= self.rank.extra_blocks(self.batch, self._next_boundary())
+        return free
+
+    def _next_boundary(self) -> int:
+        """Iterations of the leap that have begun: its next boundary is the end of that many."""
+        now = self.env.now
+        past_mine = self.turn.tick == now and self.turn.place >= self.place
+        return first_boundary(self.base, self.slope, now - self.start, past_mine)
+
+    def _cut(self, k: int) -> None:
+        """End the leap after `k` iterations."""
+        if k < self.iterations:
+            self.iterations = k
+            self._wake_at(self.start + span(self.base, self.slope, k))
+
+    def _wake_now(self) -> None:
+        if self._alarm is None:
+            self._wake_at(self.env.now)
+
+    def _wake_at(self, tick: int) -> None:
+        self._alarm = Moment(self.env, tick, self.place, self._boundary)
+
+    # -- the loop ------------------------------------------------------------------------------------------------
+
+    def _boundary(self, event: Event) -> None:
+        if event is not self._alarm:  # a leap that was cut: its old end means nothing
+            return
+        self._alarm = None
+        now = self.env.now
+        self.turn.tick, self.turn.place = now, self.place
+        if self.batch is not None:
+            self._complete(self.batch)
+        if self.inbox:
+            self._take_in(now)
+        if self.quitting:
+            self._drop_cancelled()
+        self._begin(now)
+
+    def _begin(self, now: int) -> None:
+        """Decide, launch, and find out how far the decision carries."""
+        step = self._decide(now)
+        if step is None:
+            self.batch, self.iterations = None, 0
+            return
+        rank, cost = self.rank, self.cost
+        self.batch = batch = rank.launch(step)
+        self.step, self.start = step, now
+        chunks = batch.chunks
+        decodes, context_sum, low, high = self._composition(batch, step)
+        piece = cost.stages[0].piece
+        base, slope, limit, self._outside = piece(chunks, decodes, context_sum, low, high)
+        if step.iterations < limit:
+            limit = step.iterations
+        if chunks:
+            limit = min(limit, self._price_alone(batch, decodes, context_sum, low, high))
+        else:
+            self._pure = (base, slope)
+        if self._witness:
+            self._witness.check(step, rank.preempted, base, slope, limit)
+            limit = 1
+        self.host = cost.host(decodes + len(chunks))
+        base += self.host
+        if batch.swapped_blocks:
+            base += batch.swapped_blocks * self.swap_ticks
+            limit = 1
+        if limit > 1 and decodes:
+            for cohort in batch.cohorts:
+                finish = cohort.next_finish()
+                if finish < limit:
+                    limit = finish
+        if limit > 1:
+            limit = rank.affordable(batch, limit)
+        self.base, self.slope, self.iterations = base, slope, limit
+        self._wake_at(now + (base if limit == 1 else span(base, slope, limit)))
+
+    def _decide(self, now: int) -> Step | None:
+        """The policy's next step, or None when there is nothing to do."""
+        rank = self.rank
+        step = rank.next_step(now)
+        while step.empty():
+            if not rank.preempted:  # else the next step may admit those whom this one preempted
+                stuck = rank.stuck()
+                if stuck is None:
+                    return None
+                rank.drop(stuck)
+                self.gone(stuck)
+            step = rank.next_step(now)
+        return step
+
+    def _composition(self, batch: Batch, step: Step) -> tuple[int, int, int, int]:
+        """Decodes of a batch, the sum of their contexts and, for cost models that ask, the least and the greatest."""
+        decodes = batch.decodes
+        if not decodes:
+            return 0, 0, 0, 0
+        cohorts = batch.cohorts
+        context_sum = cohorts[0].context_sum if len(cohorts) == 1 else sum(c.context_sum for c in cohorts)
+        low = high = 0
+        if self.cost.extremes:
+            ranges = [c.extremes() for c in cohorts]
+            low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
+        if step.ghosts:  # padding costs like the average decode beside it
+            context_sum += context_sum // decodes * step.ghosts
+            decodes += step.ghosts
+        return decodes, context_sum, low, high
+
+    def _price_alone(self, batch: Batch, decodes: int, context_sum: int, low: int, high: int) -> int:
+        """Price each part of a mixed batch by itself, for the attribution of time. Returns how long those pieces hold."""
+        piece = self.cost.stages[0].piece
+        valid = FOREVER
+        if decodes:
+            pure, growth, valid, _ = piece((), decodes, context_sum, low, high)
+            self._pure = (pure, growth)
+        self._own = own = []
+        for chunk in batch.chunks:
+            alone, growth, holds, _ = piece((chunk,), 0, 0, 0, 0)
+            own.append((alone, growth))
+            if holds < valid:
+                valid = holds
+        return valid
+
+    def _complete(self, batch: Batch) -> None:
+        """Book the leap that ends now."""
+        k, start = self.iterations, self.start
+        total = self.base if k == 1 else span(self.base, self.slope, k)
+        host = self.host * k
+        if batch.parts:
+            for (request, _), (alone, growth) in zip(batch.parts, self._own, strict=True):
+                request.own += alone if k == 1 else span(alone, growth, k)
+                request.phase_host += host
+        self.busy += total
+        self.outside += self._outside * k
+        self._log(batch, k, start, self.base, self.slope)
+        pure, growth = self._pure
+        ended = self.rank.complete(batch, k, start, total, pure if k == 1 else span(pure, growth, k), host)
+        if self.rank.restart_gaps:
+            self._log_restarts()
+        if ended and self._witness:
+            self._witness.release()
+
+    def _log(self, batch: Batch, k: int, start: int, base: int, slope: int) -> None:
+        rank = self.rank
+        gap = 0
+        if batch.decodes:
+            end = start + base
+            gap = end - batch.cohorts[0].ends
+            for cohort in batch.cohorts:
+                if cohort.late or cohort is not batch.cohorts[0]:
+                    self._log_odd_gaps(cohort, end, gap)
+        self.leaps.append(
+            (
+                start, k, base, slope, batch.decodes, gap, sum([tokens for tokens, _ in batch.chunks]),
+                len(batch.chunks), len(rank.waiting), rank.total_blocks - rank.pool.free,
+            )
+        )  # fmt: skip
+
+    def _log_odd_gaps(self, cohort: Cohort, end: int, gap: int) -> None:
+        """Correct the log where a member's last token came at another time than its cohort's, or the first cohort's."""
+        others = cohort.count
+        for token_time, count in cohort.late.items():
+            self.odd_gaps.append((end - token_time, count))
+            self.odd_gaps.append((gap, -count))
+            others -= count
+        if end - cohort.ends != gap:
+            self.odd_gaps.append((end - cohort.ends, others))
+            self.odd_gaps.append((gap, -others))
+
+    def _log_restarts(self) -> None:
+        for gap in self.rank.restart_gaps:
+            self.odd_gaps.append((gap, 1))
+        self.rank.restart_gaps.clear()
+
+    def _take_in(self, now: int) -> None:
+        for request in self.inbox:
+            if request.queued < 0:
+                request.queued = now
+            self.rank.waiting.push(request)
+        self.inbox.clear()
+
+    def _drop_cancelled(self) -> None:
+        for request in self.quitting:
+            if not request.over:  # it may have ended meanwhile
+                self.rank.drop(request)
+                self.gone(request)
+        self.quitting.clear()

@@ -1,0 +1,307 @@
+"""The list-walking engine: the plainest loop that serves the same policies, one iteration and one request at a time.
+
+No cohorts, no leaps, no closed forms, and O(batch) everywhere: tests hold the fast engine against it, and the real
+engine's loop is modelled on it. It stands in for a `Domain` and is its own `core.RankView`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+
+from simpy import Environment
+from simpy.events import Event
+
+from ..costmodels.base import CostModel
+from .core import BatchPolicy, Limits, QueuePolicy, Request, Step
+from .events import Moment, Turn
+
+
+class ListEngine:
+    """One engine on lists. Arguments as `Rank` and `Domain`; `iterations` and `gaps` are its log."""
+
+    def __init__(
+        self, env: Environment, turn: Turn, place: int, limits: Limits, policy: BatchPolicy, queue: QueuePolicy,
+        blocks: int, lengths: Sequence[int], ended: Callable[[Request], None], gone: Callable[[Request], None],
+        cost: CostModel, host_blocks: int = 0, swap_ticks: int = 0,
+    ) -> None:  # fmt: skip
+        self.env, self.turn, self.place = env, turn, place
+        self.limits, self.policy, self.kv, self.queue = limits, policy, policy.kv, queue
+        self.lengths, self.ended, self.gone, self.cost = lengths, ended, gone, cost
+        self.total_blocks, self.host_free, self.swap_ticks = blocks, host_blocks, swap_ticks
+        self.free = blocks
+        self.fifo = queue.fifo
+        self.now = 0
+        self.inbox: list[Request] = []
+        self.quitting: list[Request] = []
+        self.waiting: list[Request] = []
+        self.swapped: list[Request] = []
+        self.active: list[Request] = []  # the running list, in list order
+        self.flying: set[Request] = set()
+        self.held_back: list[Request] = []
+        self.flights: list[SimpleNamespace] = []
+        self.stage_free = [0] * len(cost.stages)
+        self.preempted = self.preemptions = self.admissions = self.swapped_blocks = 0
+        self.iterations: list[tuple[int, int, int, int]] = []  # start, ticks, decodes, prompt tokens
+        self.gaps: list[int] = []  # ticks between any two consecutive tokens of a request
+        self.rank = self  # where a router looks
+        self.alarm: Event | None = None
+
+    # -- the view ------------------------------------------------------------------------------------------------
+
+    def ordered(self) -> list[Request]:
+        return [r for r in self.active if r not in self.flying and r not in self.held_back]
+
+    @property
+    def prefills(self) -> list[Request]:
+        return [r for r in self.ordered() if r.computed < r.target]
+
+    @property
+    def decoding(self) -> list[Request]:
+        return [r for r in self.ordered() if r.computed >= r.target]
+
+    @property
+    def decodes(self) -> int:
+        return len(self.decoding)
+
+    @property
+    def decode_demand(self) -> int:
+        return sum(self.growth(r, 0) for r in self.decoding)
+
+    @property
+    def running(self) -> int:
+        return len(self.active)
+
+    @property
+    def free_blocks(self) -> int:
+        return self.free
+
+    def free_now(self) -> int:
+        return self.free
+
+    # -- what happens to it --------------------------------------------------------------------------------------
+
+    def arrive(self, request: Request) -> None:
+        self.inbox.append(request)
+        if len(self.flights) < len(self.stage_free):
+            self.wake()
+
+    def cancel(self, request: Request) -> None:
+        self.quitting.append(request)
+        if len(self.flights) < len(self.stage_free):
+            self.wake()
+
+    def wake(self) -> None:
+        if self.alarm is None:
+            self.alarm = Moment(self.env, self.env.now, self.place, self.boundary)
+
+    # -- the loop ------------------------------------------------------------------------------------------------
+
+    def boundary(self, event: Event) -> None:
+        if event is self.alarm:
+            self.alarm = None
+        self.now = self.env.now
+        self.turn.tick, self.turn.place = self.now, self.place
+        while self.flights and self.flights[0].end <= self.now:
+            self.land(self.flights.pop(0))
+        for request in self.inbox:
+            request.queued = self.now
+            self.enqueue(request, at_head=False)
+        self.inbox.clear()
+        for request in [r for r in self.quitting if r not in self.flying]:
+            self.quitting.remove(request)
+            if not request.over:
+                self.drop(request)
+        while len(self.flights) < len(self.stage_free):
+            step = self.decide()
+            if step is None:
+                break
+            self.launch(step)
+
+    def decide(self) -> Step | None:
+        while True:
+            self.preempted = 0
+            self.held_back = []
+            step = self.policy.compose(self)
+            while self.make_room(step):
+                step = self.policy.compose(self)
+            if not step.empty():
+                return step
+            if self.preempted:
+                continue
+            stuck = None if self.active else next(iter(self.swapped + self.waiting), None)
+            if stuck is None:
+                return None
+            self.drop(stuck)
+
+    def growth(self, request: Request, tokens: int) -> int:
+        """Blocks that one more iteration takes: a decode writes one token, a chunk writes `tokens`."""
+        if request.computed >= request.target:
+            tokens = 1
+            if not self.kv.grows:
+                return 0
+        return max(0, -(-(request.computed + tokens) // self.limits.block_size) - request.blocks)
+
+    def make_room(self, step: Step) -> bool:
+        """Preempt until whatever goes on running can grow; True if anybody had to go."""
+        chunks = dict(step.chunks)
+        if not step.decodes and not chunks:
+            return False
+        before = self.preemptions
+        granted: list[Request] = []
+        left = self.ordered()
+
+        def need(request: Request) -> int:
+            idle = request.computed >= request.target and not step.decodes
+            return 0 if idle else self.growth(request, chunks.get(request, 0))
+
+        while left:
+            request = left[0]
+            see = self.kv.spare if request.computed >= request.target and step.decodes else 0
+            if self.free - sum(need(r) for r in granted) >= max(need(request), see):
+                granted.append(left.pop(0))
+                continue
+            victim = self.kv.victim(granted + left)
+            (granted if victim in granted else left).remove(victim)
+            self.preempt(victim)
+            if victim is request:
+                self.held_back = left
+                break
+        self.preempted += self.preemptions - before
+        return self.preemptions > before
+
+    def launch(self, step: Step) -> None:
+        observe = getattr(self.policy, "observe", None)
+        if observe:
+            observe(step)
+        for request in step.resume:
+            self.swapped.remove(request)
+            self.host_free += request.blocks
+            self.swapped_blocks += request.blocks
+            self.free -= request.blocks
+            request.preemption += self.now - request.last_token
+            request.since = self.now
+            self.active.append(request)
+        self.active.sort(key=lambda r: r.order)
+        decodes = self.decoding[: step.decodes]
+        parts = list(step.chunks)
+        for request, tokens, blocks in step.admit:
+            self.admit(request, blocks)
+            parts.append((request, tokens))
+        for request, tokens in [(r, 0) for r in decodes] + parts:
+            grown = self.growth(request, tokens)
+            self.free -= grown
+            request.blocks += grown
+        assert self.free >= 0
+        self.held_back = []
+        chunks = [(tokens, request.computed) for request, tokens in parts]
+        contexts = [r.computed for r in decodes]
+        contexts += [sum(contexts) // len(contexts)] * step.ghosts if contexts else []
+        host = self.cost.host(len(contexts) + len(chunks))
+        ready = self.now + host + self.swapped_blocks * self.swap_ticks
+        self.swapped_blocks = 0
+        pure, own = 0, [0] * len(chunks)
+        hop = self.cost.hop(len(contexts) + sum(tokens for tokens, _ in chunks))
+        for number, stage in enumerate(self.cost.stages):
+            context = (len(contexts), sum(contexts), min(contexts, default=0), max(contexts, default=0))
+            ready = max(ready + (hop if number else 0), self.stage_free[number]) + stage.piece(chunks, *context)[0]
+            self.stage_free[number] = ready
+            if contexts:
+                pure += stage.piece((), *context)[0]
+            own = [ticks + stage.piece((c,), 0, 0, 0, 0)[0] for ticks, c in zip(own, chunks, strict=True)]
+        flight = SimpleNamespace(
+            start=self.now, end=ready, decodes=decodes, parts=parts, pure=pure, own=own, host=host
+        )
+        self.flights.append(flight)
+        self.flying.update(decodes, (r for r, _ in parts))
+        self.iterations.append((self.now, ready - self.now, len(decodes), sum(tokens for tokens, _ in chunks)))
+        Moment(self.env, ready, self.place, self.boundary)
+
+    def admit(self, request: Request, blocks: int) -> None:
+        self.waiting.remove(request)
+        self.free -= blocks
+        request.blocks = blocks
+        request.order = request.index if self.kv.arrival_order else self.admissions
+        self.admissions += 1
+        self.active.append(request)
+        self.active.sort(key=lambda r: r.order)
+        if request.scheduled < 0:
+            request.scheduled = self.now
+            request.queueing = self.now - request.arrival
+        elif request.generated == 0:
+            request.preemption += self.now - request.phase_start
+        request.phase_start, request.own, request.phase_host = self.now, 0, 0
+
+    def land(self, flight: SimpleNamespace) -> None:
+        done: list[Request] = []
+        self.flying.difference_update(flight.decodes, (r for r, _ in flight.parts))
+        for request in flight.decodes:
+            request.computed += 1
+            request.target = request.computed
+            spent = flight.end - request.since
+            request.decode += flight.pure
+            request.host += flight.host
+            request.interference += spent - flight.pure - flight.host
+            self.gaps.append(flight.end - request.last_token)
+            done += self.token(request, flight.end)
+        done.sort(key=lambda r: r.index)
+        for (request, tokens), alone in zip(flight.parts, flight.own, strict=True):
+            request.computed += tokens
+            request.own += alone
+            request.phase_host += flight.host
+            if request.computed < request.target:
+                continue
+            if request.generated:
+                request.preemption += flight.end - request.last_token
+                self.gaps.append(flight.end - request.last_token)
+            else:
+                request.first_token = flight.end
+                request.prefill, request.host = request.own, request.phase_host
+                request.interference += flight.end - request.phase_start - request.own - request.phase_host
+            done += self.token(request, flight.end)
+        for request in done:
+            self.release(request)
+            self.ended(request)
+
+    def token(self, request: Request, now: int) -> list[Request]:
+        """Credit a token; the request itself if it was the last."""
+        request.generated += 1
+        request.last_token = request.since = now
+        return [request] if request.generated == self.lengths[request.index] else []
+
+    def release(self, request: Request) -> None:
+        self.active.remove(request)
+        self.free += request.blocks
+
+    def preempt(self, request: Request) -> None:
+        decoding = request.computed >= request.target
+        self.release(request)
+        request.preemptions += 1
+        self.preemptions += 1
+        if self.kv.swaps and decoding and request.blocks <= self.host_free:
+            self.host_free -= request.blocks
+            self.swapped_blocks += request.blocks
+            self.swapped = sorted([*self.swapped, request], key=lambda r: r.order)
+        else:
+            request.computed = request.blocks = 0
+            request.target = request.prompt_tokens + request.generated
+            self.enqueue(request, at_head=True)
+
+    def enqueue(self, request: Request, at_head: bool) -> None:
+        if not self.fifo:
+            self.waiting.append(request)
+            self.waiting.sort(key=lambda r: (self.queue.key(r), r.index))
+        elif at_head:
+            self.waiting.insert(0, request)
+        else:
+            self.waiting.append(request)
+
+    def drop(self, request: Request) -> None:
+        if request in self.active:
+            self.release(request)
+        elif request in self.swapped:
+            self.swapped.remove(request)
+            self.host_free += request.blocks
+        else:
+            self.waiting.remove(request)
+        self.gone(request)

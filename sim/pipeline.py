@@ -1,0 +1,116 @@
+"""A domain with pipeline stages: as many batches in flight as stages, each request in at most one. No leaps."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, NamedTuple
+
+from simpy.events import Event
+
+from .core import Request, Step
+from .domain import Domain
+from .events import Moment
+from .rank import Batch
+
+
+class Flight(NamedTuple):
+    """A batch under way; ticks."""
+
+    batch: Batch
+    start: int
+    end: int
+    host: int
+    pure: int  # of its decodes with nothing beside them and no stage to wait for
+    own: list[int]  # of its prompt parts, each alone, likewise
+
+
+class PipelineDomain(Domain):
+    """Batches pass the stages in order; a stage that has to wait for the one before it is a bubble.
+
+    As in vLLM v1, a batch is formed as soon as fewer batches than stages are in flight.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.flights: deque[Flight] = deque()
+        self._stage_free = [0] * len(self.cost.stages)
+
+    def arrive(self, request: Request) -> None:
+        """A request reaches the engine's door."""
+        self.inbox.append(request)
+        if len(self.flights) < len(self._stage_free):
+            self._wake_now()
+
+    def cancel(self, request: Request) -> None:
+        """The client of a live request has gone; if it is in flight, that is noticed when its batch returns."""
+        self.quitting.append(request)
+        if len(self.flights) < len(self._stage_free):
+            self._wake_now()
+
+    def free_now(self) -> int:
+        """KV blocks that are free now."""
+        return self.rank.pool.free
+
+    def _boundary(self, event: Event) -> None:
+        if event is self._alarm:
+            self._alarm = None
+        now = self.env.now
+        self.turn.tick, self.turn.place = now, self.place
+        while self.flights and self.flights[0].end <= now:
+            self._land(self.flights.popleft())
+        if self.inbox:
+            self._take_in(now)
+        if self.quitting:
+            flying = [r for r in self.quitting if self._in_flight(r)]
+            self.quitting = [r for r in self.quitting if r not in flying]
+            self._drop_cancelled()
+            self.quitting = flying
+        while len(self.flights) < len(self._stage_free):
+            step = self._decide(now)
+            if step is None:
+                break
+            self._launch(step, now)
+
+    def _in_flight(self, request: Request) -> bool:
+        batches = [flight.batch for flight in self.flights]
+        return any(
+            (request.cohort is not None and request.cohort in b.cohorts) or any(request is r for r, _ in b.parts)
+            for b in batches
+        )
+
+    def _launch(self, step: Step, now: int) -> None:
+        """Send a batch down the pipeline: each stage takes it when it has it and has finished the one before."""
+        cost = self.cost
+        batch = self.rank.launch(step)
+        decodes, context_sum, low, high = self._composition(batch, step)
+        tokens = decodes + sum(tokens for tokens, _ in batch.chunks)
+        host = cost.host(decodes + len(batch.chunks))
+        hop = cost.hop(tokens)
+        ready = now + host + batch.swapped_blocks * self.swap_ticks
+        pure = 0
+        own = [0] * len(batch.chunks)
+        for number, stage in enumerate(cost.stages):
+            duration, _, _, outside = stage.piece(batch.chunks, decodes, context_sum, low, high)
+            if number:
+                ready += hop
+            ready = max(ready, self._stage_free[number]) + duration
+            self._stage_free[number] = ready
+            self.busy += duration
+            self.outside += outside
+            if decodes:
+                pure += stage.piece((), decodes, context_sum, low, high)[0]
+            for i, chunk in enumerate(batch.chunks):
+                own[i] += stage.piece((chunk,), 0, 0, 0, 0)[0]
+        self.flights.append(Flight(batch, now, ready, host, pure, own))
+        Moment(self.env, ready, self.place, self._boundary)
+
+    def _land(self, flight: Flight) -> None:
+        """Book a batch that has passed the last stage."""
+        batch, total = flight.batch, flight.end - flight.start
+        for (request, _), alone in zip(batch.parts, flight.own, strict=True):
+            request.own += alone
+            request.phase_host += flight.host
+        self._log(batch, 1, flight.start, total, 0)
+        self.rank.complete(batch, 1, flight.start, total, flight.pure, flight.host)
+        if self.rank.restart_gaps:
+            self._log_restarts()

@@ -1,0 +1,1 @@
+"""One policy a file. `registry.py` names them; the types they speak are in `..core`."""

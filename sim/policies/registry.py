@@ -1,0 +1,61 @@
+"""Names of policies: one line a policy; others come from the entry-point group `servecast.policies`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from ...configs.strict import build
+from ...errors import InputError, unknown_name
+
+BUILT_IN = {
+    "batch": {
+        "vllm_v1": "vllm_v1:VllmV1",
+        "vllm_v0": "vllm_v0:VllmV0",
+        "orca": "orca:Orca",
+        "sarathi": "sarathi:Sarathi",
+        "static": "static_batching:StaticBatching",
+    },
+    "queue": {
+        "fcfs": "fcfs:Fcfs",
+        "priority": "priority:Priority",
+        "sjf": "sjf:Sjf",
+    },
+    "kv": {
+        "recompute": "recompute:Recompute",
+        "swap": "swap:Swap",
+    },
+    "router": {
+        "random": "random_choice:RandomChoice",
+        "round_robin": "round_robin:RoundRobin",
+        "power_of_two": "power_of_two:PowerOfTwo",
+        "least_outstanding": "least_outstanding:LeastOutstanding",
+        "most_free_kv": "most_free_kv:MostFreeKV",
+    },
+}
+GROUP = "servecast.policies"  # an entry point there is called <kind>.<name>, as in "batch.my_scheduler"
+
+
+def policy_class(kind: str, name: str, where: str = "") -> type:
+    """The class of a policy. Raises `InputError` at `where` for a name that nobody has registered."""
+    if name in BUILT_IN[kind]:
+        module, _, attribute = BUILT_IN[kind][name].partition(":")
+        found: type = getattr(import_module(f".{module}", __package__), attribute)
+        return found
+    others = {point.name: point for point in entry_points(group=GROUP) if point.name.startswith(f"{kind}.")}
+    if f"{kind}.{name}" not in others:
+        known = [*BUILT_IN[kind], *(other.partition(".")[2] for other in others)]
+        raise unknown_name(where, f"{kind} policy", name, known)
+    loaded: type = others[f"{kind}.{name}"].load()
+    return loaded
+
+
+def make_policy(kind: str, name: str, parameters: Mapping[str, Any], where: str = "") -> Any:
+    """A policy with its parameters, checked against the fields of its dataclass."""
+    cls = policy_class(kind, name, where)
+    try:
+        return build(cls, dict(parameters))
+    except InputError as error:
+        raise error.at(where) from None

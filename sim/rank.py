@@ -1,0 +1,371 @@
+"""A rank: one scheduler's queue, KV blocks and running requests, and every change of their state. It knows no durations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+
+from ..costmodels.base import Chunk
+from .cohort import Cohort
+from .core import BatchPolicy, Limits, Part, QueuePolicy, Request, Step
+from .kv import BlockPool
+from .queues import make_queue
+
+_order = attrgetter("order")
+
+
+class Batch:
+    """A launched iteration, or a leap of equal ones: what it computes and on whose behalf."""
+
+    __slots__ = ("chunks", "cohorts", "decodes", "granted", "parts", "swapped_blocks")
+
+    def __init__(self, cohorts: list[Cohort], decodes: int) -> None:
+        self.cohorts = cohorts
+        self.decodes = decodes
+        self.granted = 0  # blocks that its decodes take in the first iteration
+        self.parts: list[Part] = []
+        self.chunks: list[Chunk] = []  # of `parts`: (tokens, context)
+        self.swapped_blocks = 0  # moved between device and host before it could start
+
+
+class Rank:
+    """What a policy decides about (`core.RankView`), and the hand that carries its decisions out.
+
+    lengths : true output length by request index; the only copy, and no policy is given it.
+    ended : called with a request whose last token has come.
+    host_blocks : KV blocks that fit into the host's swap space.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        policy: BatchPolicy,
+        queue: QueuePolicy,
+        blocks: int,
+        lengths: Sequence[int],
+        ended: Callable[[Request], None],
+        host_blocks: int = 0,
+    ) -> None:
+        self.limits = limits
+        self.policy = policy
+        self.kv = policy.kv
+        self._observe = getattr(policy, "observe", None)
+        self.pool = BlockPool(blocks)
+        self.total_blocks = blocks
+        self.host_free = host_blocks
+        self.lengths = lengths
+        self.ended = ended
+        self.waiting = make_queue(queue)
+        self.fifo = queue.fifo
+        self.idle = [self._cohort()]  # the decodes that are not in flight
+        self.prefills: list[Request] = []  # incomplete prompts that are not in flight, in list order
+        self.swapped: list[Request] = []
+        self.running = 0
+        self.now = 0
+        self.preempted = 0  # since the last launch
+        self.preemptions = 0  # in all
+        self.restart_gaps: list[int] = []  # ticks between the last token before a recomputation and the first after it
+        self.decodes = 0
+        self.decode_demand = 0
+        self.free_blocks = blocks
+        self._held_back: list[Request] = []  # may not run in the next step
+        self._swapped_blocks = 0  # moved to or from the host since the last launch
+        self._admissions = 0
+
+    def _cohort(self) -> Cohort:
+        return Cohort(self.limits.block_size, self.kv.grows)
+
+    def ordered(self) -> list[Request]:
+        """Decodes and prefills that are not in flight, in list order."""
+        return sorted([r for cohort in self.idle for r in cohort.members] + self.prefills, key=_order)
+
+    # -- deciding ------------------------------------------------------------------------------------------------
+
+    def next_step(self, now: int) -> Step:
+        """Ask the policy what to run; where the running requests cannot grow, preempt and ask again."""
+        self.now = now
+        self.preempted = 0
+        while True:
+            self._look()
+            step = self.policy.compose(self)
+            if (not step.decodes and not step.chunks) or self._fits(step) or not self._make_room(step):
+                return step
+
+    def _look(self) -> None:
+        """Bring the numbers that the policy sees up to date."""
+        cohorts = self.idle
+        if len(cohorts) == 1:
+            cohort = cohorts[0]
+            self.decodes = cohort.count
+            self.decode_demand = cohort.ring[-cohort.runs % cohort.block_size]
+        else:
+            self.decodes = sum(c.count for c in cohorts)
+            self.decode_demand = sum(c.demand() for c in cohorts)
+        self.free_blocks = self.pool.free
+        for request in self._held_back:
+            if request.cohort:
+                self.decodes -= 1
+                self.decode_demand -= self._growth(request, 0)
+
+    def _fits(self, step: Step) -> bool:
+        """Whether enough blocks are free for all that goes on running. May err towards no."""
+        need = self.decode_demand + self.kv.spare if step.decodes else 0
+        for request, tokens in step.chunks:
+            need += self._growth(request, tokens)
+        return need <= self.pool.free
+
+    def _growth(self, request: Request, tokens: int) -> int:
+        """Blocks that one iteration of a running request takes: a decode, or a chunk of `tokens`."""
+        size = self.limits.block_size
+        if request.cohort:
+            return int(self.kv.grows and request.context() % size == 0)
+        return max(0, -(-(request.computed + tokens) // size) - request.blocks)
+
+    def _make_room(self, step: Step) -> int:
+        """Walk the running list in order; whoever cannot grow costs the KV policy's victim its blocks. Counts victims."""
+        chunks = dict(step.chunks)
+        running = self.ordered()
+        free = self.pool.free  # less what the walk has promised
+        victims = place = 0
+
+        def need(request: Request) -> int:
+            return 0 if request.cohort and not step.decodes else self._growth(request, chunks.get(request, 0))
+
+        while place < len(running):
+            request = running[place]
+            see = self.kv.spare if request.cohort and step.decodes else 0
+            if free >= max(need(request), see):
+                free -= need(request)
+                place += 1
+                continue
+            victim = self.kv.victim(running)
+            at = running.index(victim)
+            if at < place:  # what it was promised is free again
+                free += need(victim)
+                place -= 1
+            del running[at]
+            before = self.pool.free
+            self.preempt(victim)
+            free += self.pool.free - before
+            victims += 1
+            if victim is request:  # vLLM then leaves the rest of the list out of this step
+                self._held_back = running[place:]
+                self.prefills = [r for r in self.prefills if r not in self._held_back]
+                break
+        self.preempted += victims
+        return victims
+
+    # -- acting --------------------------------------------------------------------------------------------------
+
+    def launch(self, step: Step) -> Batch:
+        """Carry out a step: bring requests in, grant blocks, set apart what runs."""
+        if self._observe:
+            self._observe(step)
+        for request in step.resume:
+            self._swap_in(request)
+        if step.resume or self._held_back or step.decodes != self.decodes:
+            batch = Batch(self._first(step.decodes), step.decodes)
+            batch.granted = sum(c.demand() for c in batch.cohorts)
+        else:
+            batch = Batch([c for c in self.idle if c.count] if len(self.idle) > 1 else self.idle, step.decodes)
+            batch.granted = self.decode_demand
+            self.idle = []
+        self.pool.take(batch.granted)
+        batch.swapped_blocks, self._swapped_blocks = self._swapped_blocks, 0
+        parts, chunks = batch.parts, batch.chunks
+        if step.chunks:
+            for request, tokens in step.chunks:
+                chunks.append((tokens, request.computed))
+                self._extend(request, request.computed + tokens)
+            parts += step.chunks
+            running = {request for request, _ in step.chunks}
+            self.prefills = [r for r in self.prefills if r not in running]
+        for request, tokens, blocks in step.admit:
+            self._admit(request, blocks)
+            chunks.append((tokens, request.computed))
+            parts.append((request, tokens))
+        if self._held_back:
+            self.prefills += [r for r in self._held_back if not r.cohort]
+            self._held_back = []
+        return batch
+
+    def affordable(self, batch: Batch, limit: int) -> int:
+        """How many iterations of a launched batch, 1 to `limit`, the free blocks allow."""
+        size = self.limits.block_size
+        free = self.pool.free - self.kv.spare
+        if (limit // size + 1) * batch.decodes + sum([limit * tokens // size + 1 for _, tokens in batch.parts]) <= free:
+            return limit
+        low, high = 1, limit + 1  # the least and the greatest that are still possible, and one more
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.extra_blocks(batch, middle) <= free else (low, middle)
+        return low
+
+    def extra_blocks(self, batch: Batch, iterations: int) -> int:
+        """Blocks that so many iterations of a launched batch take beyond the first one's."""
+        size = self.limits.block_size
+        need = sum(c.demand(iterations) for c in batch.cohorts) - batch.granted if batch.decodes else 0
+        for request, tokens in batch.parts:
+            need += max(0, -(-(request.computed + iterations * tokens) // size) - request.blocks)
+        return need
+
+    def _first(self, decodes: int) -> list[Cohort]:
+        """The first `decodes` idle decodes in list order, as cohorts of their own; the others stay idle."""
+        if decodes == 0:
+            return []
+        chosen = {r for r in sorted((r for c in self.idle for r in c.members), key=_order)[:decodes]}
+        run: list[Cohort] = []
+        for cohort in self.idle:
+            inside = [r for r in cohort.members if r in chosen]
+            if len(inside) == cohort.count:
+                run.append(cohort)
+            elif inside:
+                part = self._cohort()
+                for request in inside:
+                    self._move(request, cohort, part)
+                run.append(part)
+        self.idle = [c for c in self.idle if c not in run]
+        return run
+
+    def _move(self, request: Request, source: Cohort, target: Cohort) -> None:
+        source.leave(request)
+        remaining = self.lengths[request.index] - request.generated
+        target.join(request, request.computed, remaining, request.last_token)
+
+    def _admit(self, request: Request, blocks: int) -> None:
+        now = self.now
+        self.waiting.remove(request)
+        self.pool.take(blocks)
+        request.blocks = blocks
+        request.order = request.index if self.kv.arrival_order else self._admissions
+        self._admissions += 1
+        self.running += 1
+        if request.scheduled < 0:
+            request.scheduled = now
+            request.queueing = now - request.arrival
+        elif not request.generated:  # preempted before its first token: what it had done is lost
+            request.preemption += now - request.phase_start
+        request.phase_start = now
+        request.own = request.phase_host = 0
+
+    def _extend(self, request: Request, tokens: int) -> None:
+        """Hold blocks for `tokens` tokens."""
+        blocks = -(-tokens // self.limits.block_size)
+        if blocks > request.blocks:
+            self.pool.take(blocks - request.blocks)
+            request.blocks = blocks
+
+    def complete(self, batch: Batch, iterations: int, start: int, total: int, pure: int, host: int) -> bool:
+        """Book a batch that ran `iterations` times from `start` for `total` ticks (see `Cohort.run`).
+
+        True if somebody's last token came.
+        """
+        done: list[Request] = []
+        cohorts = batch.cohorts
+        if batch.decodes:
+            if iterations > 1:
+                self.pool.take(sum([c.demand(iterations) for c in cohorts]) - batch.granted)
+            for cohort in cohorts:
+                cohort.run(iterations, start, total, pure, host)
+                if cohort.heap[0][0] <= cohort.runs:
+                    done += cohort.finished()
+        self.idle = cohorts + self.idle if self.idle else cohorts
+        if len(self.idle) > 1:
+            self._merge(cohorts)
+        for request, tokens in batch.parts:
+            request.computed += tokens * iterations
+            if iterations > 1:
+                self._extend(request, request.computed)
+            if request.computed < request.target:
+                self.prefills.append(request)
+            elif self._prompt_done(request, start + total):
+                done.append(request)
+        if len(self.prefills) > 1:
+            self.prefills.sort(key=_order)
+        for request in done:
+            self.running -= 1
+            self.pool.give(request.blocks)
+            self.ended(request)
+        return bool(done)
+
+    def _merge(self, ran: list[Cohort]) -> None:
+        """Make one cohort of those that ran together, and drop empty ones: fewer cohorts are cheaper."""
+        largest = max(ran, key=lambda c: c.count, default=None)
+        for cohort in ran:
+            if cohort is not largest and largest is not None:
+                for request in list(cohort.members):
+                    self._move(request, cohort, largest)
+        self.idle = [c for c in self.idle if c.count] or self.idle[:1]
+
+    def _prompt_done(self, request: Request, end: int) -> bool:
+        """The prompt is computed, so a token comes at `end`. True if it is the last one."""
+        if request.generated:
+            request.preemption += end - request.last_token
+            self.restart_gaps.append(end - request.last_token)
+        else:
+            request.first_token = end
+            request.prefill += request.own
+            request.host += request.phase_host
+            request.interference += end - request.phase_start - request.own - request.phase_host
+        request.generated += 1
+        request.last_token = end
+        remaining = self.lengths[request.index] - request.generated
+        if remaining == 0:
+            return True
+        if not self.idle:
+            self.idle = [self._cohort()]
+        self.idle[0].join(request, request.computed, remaining, end)
+        return False
+
+    def preempt(self, request: Request) -> None:
+        """Take a running request's blocks away: to the host if the policy swaps and they fit there, else for recomputation."""
+        decoding = request.cohort is not None
+        self._stop(request)
+        request.preemptions += 1
+        self.preemptions += 1
+        if self.kv.swaps and decoding and request.blocks <= self.host_free:
+            self.host_free -= request.blocks
+            self._swapped_blocks += request.blocks
+            self.swapped.append(request)
+            self.swapped.sort(key=_order)
+            return
+        request.computed = request.blocks = 0
+        request.target = request.prompt_tokens + request.generated
+        self.waiting.push_front(request)
+
+    def _stop(self, request: Request) -> None:
+        """Take a request off the running list and free its blocks."""
+        if request.cohort:
+            request.cohort.leave(request)
+        else:
+            self.prefills.remove(request)
+        self.running -= 1
+        self.pool.give(request.blocks)
+
+    def _swap_in(self, request: Request) -> None:
+        self.swapped.remove(request)
+        self.host_free += request.blocks
+        self._swapped_blocks += request.blocks
+        self.pool.take(request.blocks)
+        self.running += 1
+        request.preemption += self.now - request.last_token
+        remaining = self.lengths[request.index] - request.generated
+        if not self.idle:
+            self.idle = [self._cohort()]
+        self.idle[0].join(request, request.computed, remaining, request.last_token, since=self.now)
+
+    def drop(self, request: Request) -> None:
+        """Forget a request that is not in flight, wherever it is."""
+        if request in self.swapped:
+            self.swapped.remove(request)
+            self.host_free += request.blocks
+        elif request.cohort or request in self.prefills:
+            self._stop(request)
+        else:
+            self.waiting.remove(request)
+
+    def stuck(self) -> Request | None:
+        """The request that waits in front although nothing runs: it will never be let in."""
+        if self.running:
+            return None
+        return self.swapped[0] if self.swapped else next(iter(self.waiting), None)

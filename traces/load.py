@@ -1,0 +1,113 @@
+"""Load a trace of any known format, recognised by content, or generate one from a parameter file."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TextIO
+
+from ..errors import InputError
+from .assemble import assemble
+from .files import open_text
+from .readers import READERS
+from .readers.base import Head, Reader
+from .readers.mapped import read_mapped
+from .table import RequestTable
+
+HEAD = 65_536  # characters looked at to recognise a file
+_SPEC = re.compile(r"^kind[ \t]*:", re.MULTILINE)
+
+
+def load(
+    path: str | Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    keep_failed: bool = False,
+    sort: bool = False,
+    jitter_seed: int | None = None,
+    seed: int = 0,
+) -> RequestTable:
+    """The request table of a trace file, or of the trace that a generator's parameter file describes.
+
+    Parameters
+    ----------
+    path : plain or gzipped; the format is recognised by content.
+    columns : for any other delimited file, target -> column, such as {"arrival": "ts:ms", ...}.
+    keep_failed : keep requests without a response (0 tokens) instead of dropping them.
+    sort : order rows by time and count inversions instead of refusing them.
+    jitter_seed : spread whole-second stamps inside their second.
+    seed : of a parameter file's random draws; a recorded trace has none.
+
+    Raises `InputError` naming the file, the row, what was found and what was expected.
+    """
+    path = Path(path)
+    if is_spec(path):
+        given = {"columns": columns, "sort": sort or None, "jitter_seed": jitter_seed}
+        for name, value in given.items():
+            if value is not None:
+                raise InputError(str(path), f"{name} given for a generator's parameter file", "a recorded trace")
+        from .generate import generate
+        from .spec import load_spec
+
+        return generate(load_spec(path), seed, keep_failed=keep_failed)
+    return read(path, columns=columns, keep_failed=keep_failed, sort=sort, jitter_seed=jitter_seed)
+
+
+def read(
+    path: Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    keep_failed: bool = False,
+    sort: bool = False,
+    jitter_seed: int | None = None,
+    lengths_only: bool = False,
+) -> RequestTable:
+    """The request table of a recorded trace (see `load`); with `lengths_only` a mapping may leave out the arrivals."""
+    with open_text(path) as text:
+        if columns is not None:
+            format, raw = "mapped", read_mapped(path, text, columns, lengths_only)
+        else:
+            reader = _recognise(path, text)
+            format, raw = reader.name, reader.read(path, text)
+    return assemble(raw, path, format, keep_failed=keep_failed, sort=sort, jitter_seed=jitter_seed)
+
+
+def is_spec(path: Path) -> bool:
+    """Whether the file is a generator's parameter file: text with a top-level `kind:`."""
+    with open_text(path) as text:
+        head = text.read(HEAD)
+    return not head.lstrip().startswith("{") and bool(_SPEC.search(head))
+
+
+def _recognise(path: Path, text: TextIO) -> Reader:
+    """The reader that fits the file's head best; the file is left at its start."""
+    head = _head(path, text)
+    text.seek(0)
+    score, best = max(((reader.score(head), reader) for reader in READERS), key=lambda pair: pair[0])
+    if score < 0.5:
+        known = ", ".join(reader.name for reader in READERS)
+        found = f"no known trace format (first line {head.line.strip()[:60]!r})"
+        raise InputError(str(path), found, f"one of {known}, or any CSV with a --columns mapping")
+    return best
+
+
+def _head(path: Path, text: TextIO) -> Head:
+    line = text.readline(HEAD * 16)
+    while line and not line.strip():
+        line = text.readline(HEAD * 16)
+    if not line:
+        raise InputError(str(path), "the file is empty", "a trace")
+    if "\0" in line:
+        raise InputError(str(path), "binary data", "a text file, plain or gzip")
+    if not line.lstrip().startswith(("{", "[")):
+        return Head(line, False, tuple(name.strip() for name in line.split(",")))
+    try:
+        first = json.loads(line)
+    except ValueError:
+        first = None
+    if not isinstance(first, dict):
+        found = f"the first line is no JSON object: {line.strip()[:40]!r}"
+        raise InputError(f"{path}: row 1", found, "one JSON object a line")
+    return Head(line, True, tuple(first))

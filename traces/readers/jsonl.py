@@ -1,0 +1,69 @@
+"""Columns out of JSON-lines requests: Mooncake's four keys and those that our own format adds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ...errors import InputError
+from ..table import Floats, Ints, Labels, PrefixBlocks
+from .base import Columns, JsonRows, LabelColumn, joined
+
+LABELS = {"request_id": "request_id", "session": "session", "model": "model", "tenant": "tenant", "class": "request_class"}
+NUMBERS = {"timestamp": np.nan, "arrival": np.nan, "cancel_after": np.inf, "elapsed": np.nan}  # and what an absent one is
+LENGTHS = ("input_length", "output_length")
+
+
+def read_requests(path: Path, chunks: Iterable[JsonRows], size: int, rule: Literal["ceil", "floor"]) -> Columns:
+    """The columns of a JSON-lines trace whose prefix blocks have `size` tokens and follow `rule`.
+
+    A row's time is `arrival` (seconds, taken as it is) where the file has that key, otherwise `timestamp` (ms).
+    """
+    numbers: dict[str, list[Floats]] = {name: [] for name in NUMBERS}
+    whole: dict[str, list[Ints]] = {name: [] for name in (*LENGTHS, "priority")}
+    labels = {name: LabelColumn() for name in LABELS}
+    ids: list[list[int]] = []
+    seen: set[str] = set()
+    for rows in chunks:
+        seen |= rows.keys
+        for name, absent in NUMBERS.items():
+            there = name in rows.keys
+            numbers[name].append(rows.floats(name, absent) if there else np.full(rows.count, absent))
+        for name in LENGTHS:
+            whole[name].append(rows.ints(name))
+        priority = rows.ints("priority", 0, signed=True) if "priority" in rows.keys else np.zeros(rows.count, np.int64)
+        whole["priority"].append(priority)
+        for name, column in labels.items():
+            column.add(rows.names(name) if name in rows.keys else [None] * rows.count)
+        ids += _ids(rows) if "hash_ids" in rows.keys else [[]] * rows.count
+
+    exact = "arrival" in seen
+    clock = "arrival" if exact else "timestamp"
+    time = joined(numbers[clock], np.float64)
+    missing = np.flatnonzero(np.isnan(time))
+    if len(missing):
+        raise InputError(f"{path}: row {missing[0] + 1}", f"no {clock}", f"{clock} in every row")
+    optional: dict[str, Any] = {n: joined(numbers[n], np.float64) for n in ("cancel_after", "elapsed") if n in seen}
+    if "priority" in seen:
+        optional["priority"] = joined(whole["priority"], np.int64)
+    named: dict[str, Labels] = {LABELS[n]: column.labels() for n, column in labels.items() if n in seen}
+    return Columns(
+        time if exact else time / 1000.0,
+        joined(whole["input_length"], np.int64),
+        joined(whole["output_length"], np.int64),
+        labels=named,
+        numbers=optional,
+        blocks=PrefixBlocks.of(size, rule, ids) if "hash_ids" in seen else None,
+        exact=exact,
+    )
+
+
+def _ids(rows: JsonRows) -> list[list[int]]:
+    lists = rows.values("hash_ids")
+    for i, ids in enumerate(lists):
+        if not isinstance(ids, list) or set(map(type, ids)) - {int}:
+            raise rows.error(i, f"hash_ids is {str(ids)[:40]}", "a list of whole numbers")
+    return list(lists)
