@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from ..errors import InputError, unknown_name
-from .hardware import HardwareCard
+from .device import HardwareCard
 from .huggingface import model_from_config
 from .model import ModelCard
 from .strict import build, read_mapping
 
 _HERE = Path(__file__).parent
-_SUFFIXES = {"models": ".json", "hardware": ".yaml", "engines": ".yaml", "plans": ".yaml", "slos": ".yaml", "grids": ".yaml"}
 
 
 def names(kind: str) -> tuple[str, ...]:
     """The cards that come with the package; `kind` is a folder of `configs/`: models, hardware, ..."""
-    suffix = _SUFFIXES[kind]
+    suffix = _suffix(kind)
     return tuple(sorted(path.name.removesuffix(suffix) for path in (_HERE / kind).glob("*" + suffix)))
+
+
+def _suffix(kind: str) -> str:
+    return ".json" if kind == "models" else ".yaml"
 
 
 def find(kind: str, name: str, where: str = "") -> Path:
@@ -32,7 +34,7 @@ def find(kind: str, name: str, where: str = "") -> Path:
         return path
     if kind == "models" and (path / "config.json").is_file():
         return path / "config.json"
-    shipped = _HERE / kind / (name.rsplit("/", 1)[-1].lower() + _SUFFIXES[kind])
+    shipped = _HERE / kind / (name.rsplit("/", 1)[-1].lower() + _suffix(kind))
     if not shipped.is_file():
         raise unknown_name(where or kind, "card", name, names(kind))
     return shipped

@@ -85,7 +85,8 @@ def model_from_config(config: Mapping[str, Any], name: str) -> ModelCard:
     dimensions raise `InputError` with the key. Vision towers and multi-token-prediction layers are left out.
     """
     if isinstance(config.get("text_config"), Mapping):
-        config = {**{k: v for k, v in config.items() if k not in ("text_config", "model_type")}, **config["text_config"]}
+        outside = {key: value for key, value in config.items() if key not in ("text_config", "model_type")}
+        config = {**outside, **config["text_config"]}
     family = config.get("model_type")
     if family is None:
         raise InputError("model_type", "missing", "one of " + ", ".join(sorted(_FAMILIES)))
@@ -132,13 +133,12 @@ def _attention_layers(keys: _Keys, family: str, count: int) -> list[Mixer]:
         output_bias = keys.flag("attention_bias") or _opt_bias(keys, family)
     head_dim = keys.get("head_dim")
     if head_dim is None and hidden % heads:
-        raise InputError("head_dim", f"missing, and hidden_size {hidden} is no multiple of {heads} heads", "a whole number")
+        found = f"missing, and hidden_size {hidden} is no multiple of {heads} heads"
+        raise InputError("head_dim", found, "a whole number")
     head_dim = keys.size("head_dim", default=hidden // heads)
     if heads % kv_heads:
         raise InputError("num_key_value_heads", describe(kv_heads), f"a divisor of the {heads} attention heads")
-    return [
-        Attention(heads, kv_heads, head_dim, window, bias, output_bias) for window in _windows(keys, family, count)
-    ]
+    return [Attention(heads, kv_heads, head_dim, window, bias, output_bias) for window in _windows(keys, family, count)]
 
 
 def _windows(keys: _Keys, family: str, count: int) -> list[int | None]:
@@ -228,9 +228,10 @@ def _mlp(keys: _Keys, family: str, layer: int) -> MLP:
     experts = keys.get("num_local_experts", "num_experts", "n_routed_experts")
     if experts is None or not _sparse(keys, family, layer):
         if family == "falcon":
-            return DenseMLP(keys.size("ffn_hidden_size", default=4 * keys.size("hidden_size")), False, keys.flag("bias"))
+            wide = keys.size("ffn_hidden_size", default=4 * keys.size("hidden_size"))
+            return DenseMLP(wide, gated=False, bias=keys.flag("bias"))
         if family == "opt":
-            return DenseMLP(keys.size("ffn_dim"), False, _opt_bias(keys, family))
+            return DenseMLP(keys.size("ffn_dim"), gated=False, bias=_opt_bias(keys, family))
         return DenseMLP(keys.size("intermediate_size"), bias=keys.flag("mlp_bias"))
     intermediate = keys.size("moe_intermediate_size", "intermediate_size")
     shared = keys.get("n_shared_experts", default=0) * intermediate

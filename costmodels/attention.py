@@ -1,15 +1,15 @@
 """Operations and bytes of mixing tokens in one layer: attention over a cache, latent attention, a state-space scan.
 
-Contexts are tokens in the cache before the iteration; a token also sees itself. Softmax and masks are left out: they are
-a few operations a pair of tokens where the two products take four a head dimension. A key or value is read once a call;
-kernels that read it again for every block of queries find it in the chip's cache.
+Contexts are tokens in the cache before the iteration; a token also sees itself. Softmax and masks are left out: they
+are a few operations a pair of tokens where the two products take four a head dimension. A key or value is read once
+a call; kernels that read it again for every block of queries find it in the chip's cache.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..configs.model import Attention, LatentAttention, StateSpace
+from ..configs.model import LatentAttention, StateSpace
 from .curve import Curve, total
 from .operators import AttentionCall
 
@@ -41,7 +41,7 @@ def decode_work(call: AttentionCall, decodes: int) -> Work:
     if isinstance(mixer, LatentAttention):  # queries and outputs are brought into the latent space ("absorbed")
         seen = Curve.line(decodes, 1)
         width = mixer.kv_lora_rank + mixer.qk_rope_head_dim
-        rows = decodes * mixer.heads * (width + mixer.kv_lora_rank) * dtype
+        rows = 1.0 * decodes * mixer.heads * (width + mixer.kv_lora_rank) * dtype
         flops = seen.times(2.0 * mixer.heads * (width + mixer.kv_lora_rank))
         return Work(flops, total([seen.times(width * call.cache_bytes), Curve.line(rows, 0)]))
     seen = _capped(decodes, decodes * mixer.window if mixer.window else None)
@@ -70,7 +70,7 @@ def prefill_work(call: AttentionCall, tokens: int) -> Work:
 
 
 def _scan(mixer: StateSpace, call: AttentionCall, tokens: int, requests: int) -> Work:
-    """Update the state (decay, add, 3 products) and read it out: 6 operations a number and token; context plays no part."""
+    """Decay, update and read the state: 6 operations a number and token; the context plays no part."""
     flops = 6.0 * tokens * mixer.inner * mixer.state_size
     moved = 2.0 * requests * state_numbers(mixer) + 2.0 * tokens * mixer.inner
     return Work(Curve.line(flops, 0), Curve.line(moved * call.dtype_bytes, 0))

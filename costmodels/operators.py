@@ -118,12 +118,16 @@ class Experts:
 
 @dataclass(frozen=True)
 class Collective:
-    """A message between ranks; `row_bytes` is a row's part of the buffer that `collectives` means for the kind."""
+    """A message between every `stride`-th of neighbouring accelerators.
+
+    row_bytes : a row's part of the buffer that `collectives` takes for the kind.
+    """
 
     name: str
     kind: Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all"]
     ranks: int
     row_bytes: float
+    stride: int = 1
 
 
 RowOperator = Gemm | Move | Experts
@@ -166,10 +170,7 @@ Timing = tuple[float, float]  # seconds, and how many of them rest on a look-up 
 
 
 class OperatorTimes(Protocol):
-    """Seconds of single operators on one rank: the seam between what is computed and where times come from.
-
-    All times fall or stay with fewer rows and shorter contexts; `stage` relies on nothing else.
-    """
+    """Seconds of single operators on one rank: the seam between what is computed and where times come from."""
 
     def rows(self, operator: RowOperator, rows: int) -> Timing:
         """One call of a matrix, element-wise or expert operator with `rows` >= 1 rows."""

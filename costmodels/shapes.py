@@ -129,31 +129,28 @@ class _Rank:
             batches=self.parallel.data_parallel_size,
         )
         router = Gemm("router", self.hidden, mlp.experts, self.plain, self.dtype, mlp.bias)
-        operators = [router, *self.dispatch(mlp.top_k), experts, *self.combine(mlp.top_k)]
+        there, back = self.exchange(mlp.top_k)
+        operators = [router, *there, experts, *back]
         if mlp.shared_intermediate:
             operators += self.dense(mlp.shared_intermediate // self.tp, mlp.gated, mlp.bias, "shared_")
         return operators + self.all_reduce("mlp_all_reduce")
 
-    def dispatch(self, top_k: int) -> _Operators:
-        """Tokens of the data-parallel ranks on their way to the experts (vLLM: all2all, or all-gather without EP)."""
-        return self._exchange("dispatch", "all_gather", top_k)
-
-    def combine(self, top_k: int) -> _Operators:
-        return self._exchange("combine", "reduce_scatter", top_k)
-
-    def _exchange(self, name: str, gather: str, top_k: int) -> _Operators:
+    def exchange(self, top_k: int) -> tuple[_Operators, _Operators]:
+        """What brings the tokens of data-parallel ranks to the experts and back, as vLLM does it: all-to-all with
+        expert parallelism (a rank sends its share of the tokens, one copy to each rank that holds one of their
+        experts), else all-gather and reduce-scatter."""
         copies, ranks = self.parallel.data_parallel_size, self.parallel.expert_ranks
         row = float(self.hidden * self.dtype)
         if copies == 1:
-            return []
-        if self.parallel.enable_expert_parallel:  # each of the tp ranks sends its share, at most one copy a rank
-            return [Collective(name, "all_to_all", ranks, min(top_k, ranks) * row / self.tp)]
-        return [Collective(name, "all_gather" if gather == "all_gather" else "reduce_scatter", copies, copies * row)]
+            return [], []
+        if self.parallel.enable_expert_parallel:
+            there = Collective("dispatch", "all_to_all", ranks, min(top_k, ranks) * row / self.tp)
+            return [there], [replace(there, name="combine")]
+        there = Collective("dispatch", "all_gather", copies, copies * row, stride=self.tp)
+        return [there], [replace(there, name="combine", kind="reduce_scatter")]
 
 
-def stage_operators(
-    card: ModelCard, parallel: Parallelism, stage: int, kv_cache_dtype: str = "auto"
-) -> StageOperators:
+def stage_operators(card: ModelCard, parallel: Parallelism, stage: int, kv_cache_dtype: str = "auto") -> StageOperators:
     """The operators of pipeline stage `stage` (0 the first) on one of its ranks."""
     rank, element = _Rank(card, parallel), cache_bytes(card, kv_cache_dtype)
     layers = []

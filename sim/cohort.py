@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from heapq import heappop, heappush
 
-from .core import Request
+from .core import Limits, Request
 
 
 class Cohort:
@@ -20,12 +20,13 @@ class Cohort:
     """
 
     __slots__ = (
-        "block_size", "context_sum", "count", "ends", "grows", "heap", "highest", "host", "interference", "late",
-        "lowest", "members", "ring", "runs",
+        "block_size", "blocks", "context_sum", "count", "ends", "grows", "heap", "highest", "host", "interference",
+        "late", "lowest", "members", "ring", "runs",
     )  # fmt: skip
 
-    def __init__(self, block_size: int, grows: bool) -> None:
-        self.block_size = block_size
+    def __init__(self, limits: Limits, grows: bool) -> None:
+        self.block_size = block_size = limits.block_size
+        self.blocks = limits.blocks
         self.grows = grows
         self.members: dict[Request, None] = {}  # a set in order of joining, so that runs are reproducible
         self.count = 0
@@ -103,7 +104,7 @@ class Cohort:
             if not self.late[request.last_token]:
                 del self.late[request.last_token]
         if self.grows:
-            request.blocks = -(-context // self.block_size)
+            request.blocks = self.blocks(context)
         request.computed = context
 
     def next_finish(self) -> int:

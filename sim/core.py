@@ -136,11 +136,15 @@ class Step:
 
 
 class Limits:
-    """The engine arguments that bound an iteration, under vLLM's names."""
+    """The engine arguments that bound an iteration and a request, under vLLM's names.
+
+    fixed_blocks : KV blocks that a request holds whatever its length (windows and states of hybrid models).
+    """
 
     __slots__ = (
         "block_size",
         "enable_chunked_prefill",
+        "fixed_blocks",
         "long_prefill_token_threshold",
         "max_model_len",
         "max_num_batched_tokens",
@@ -155,6 +159,7 @@ class Limits:
         block_size: int = 16,
         enable_chunked_prefill: bool = True,
         long_prefill_token_threshold: int = 0,
+        fixed_blocks: int = 0,
     ) -> None:
         self.max_num_seqs = max_num_seqs
         self.max_num_batched_tokens = max_num_batched_tokens
@@ -162,6 +167,11 @@ class Limits:
         self.block_size = block_size
         self.enable_chunked_prefill = enable_chunked_prefill
         self.long_prefill_token_threshold = long_prefill_token_threshold
+        self.fixed_blocks = fixed_blocks
+
+    def blocks(self, tokens: int) -> int:
+        """KV blocks of a request with `tokens` tokens in the cache."""
+        return self.fixed_blocks - (-tokens // self.block_size)
 
 
 class RankView(Protocol):

@@ -6,6 +6,7 @@ engine's loop is modelled on it. It stands in for a `Domain` and is its own `cor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
@@ -140,7 +141,8 @@ class ListEngine:
             tokens = 1
             if not self.kv.grows:
                 return 0
-        return max(0, -(-(request.computed + tokens) // self.limits.block_size) - request.blocks)
+        held = self.limits.fixed_blocks + math.ceil((request.computed + tokens) / self.limits.block_size)
+        return max(0, held - request.blocks)
 
     def make_room(self, step: Step) -> bool:
         """Preempt until whatever goes on running can grow; True if anybody had to go."""

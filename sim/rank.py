@@ -73,7 +73,7 @@ class Rank:
         self._admissions = 0
 
     def _cohort(self) -> Cohort:
-        return Cohort(self.limits.block_size, self.kv.grows)
+        return Cohort(self.limits, self.kv.grows)
 
     def ordered(self) -> list[Request]:
         """Decodes and prefills that are not in flight, in list order."""
@@ -116,10 +116,9 @@ class Rank:
 
     def _growth(self, request: Request, tokens: int) -> int:
         """Blocks that one iteration of a running request takes: a decode, or a chunk of `tokens`."""
-        size = self.limits.block_size
         if request.cohort:
-            return int(self.kv.grows and request.context() % size == 0)
-        return max(0, -(-(request.computed + tokens) // size) - request.blocks)
+            return int(self.kv.grows and request.context() % self.limits.block_size == 0)
+        return max(0, self.limits.blocks(request.computed + tokens) - request.blocks)
 
     def _make_room(self, step: Step) -> int:
         """Walk the running list in order; whoever cannot grow costs the KV policy's victim its blocks. Counts victims."""
@@ -203,10 +202,9 @@ class Rank:
 
     def extra_blocks(self, batch: Batch, iterations: int) -> int:
         """Blocks that so many iterations of a launched batch take beyond the first one's."""
-        size = self.limits.block_size
         need = sum(c.demand(iterations) for c in batch.cohorts) - batch.granted if batch.decodes else 0
         for request, tokens in batch.parts:
-            need += max(0, -(-(request.computed + iterations * tokens) // size) - request.blocks)
+            need += max(0, self.limits.blocks(request.computed + iterations * tokens) - request.blocks)
         return need
 
     def _first(self, decodes: int) -> list[Cohort]:
@@ -250,7 +248,7 @@ class Rank:
 
     def _extend(self, request: Request, tokens: int) -> None:
         """Hold blocks for `tokens` tokens."""
-        blocks = -(-tokens // self.limits.block_size)
+        blocks = self.limits.blocks(tokens)
         if blocks > request.blocks:
             self.pool.take(blocks - request.blocks)
             request.blocks = blocks

@@ -42,7 +42,9 @@ def assemble(
     if len(inversions) and not sort:
         row = int(inversions[0]) + 1
         found = f"time {float(time[row])!r} s after {float(time[row - 1])!r} s"
-        raise InputError(f"{path}: row {row + 1}", found, "non-decreasing times (or sort=True, on the command line --sort)")
+        raise InputError(
+            f"{path}: row {row + 1}", found, "non-decreasing times (or sort=True, on the command line --sort)"
+        )
     if columns.exact and float(time.min()) < 0:
         row = int(np.argmax(time < 0))
         raise InputError(f"{path}: row {row + 1}", f"arrival {float(time[row])!r} s", "0 s or later")

@@ -7,7 +7,7 @@ import io
 import os
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
@@ -40,7 +40,9 @@ def open_text(path: Path) -> Iterator[TextIO]:
     except (gzip.BadGzipFile, zlib.error) as error:
         raise InputError(str(path), f"damaged gzip ({error})", "a complete gzip or plain text file") from None
     except UnicodeDecodeError as error:
-        raise InputError(str(path), f"binary data at byte {error.start} of a read", "UTF-8 text, plain or gzip") from None
+        raise InputError(
+            str(path), f"binary data at byte {error.start} of a read", "UTF-8 text, plain or gzip"
+        ) from None
     except OSError as error:
         raise InputError(str(path), f"cannot be read ({error.strerror or error})", "a readable file") from None
 
@@ -55,7 +57,7 @@ def replacing_text(path: Path) -> Iterator[TextIO]:
     try:
         with open(temporary, "wb") as raw:
             if path.suffix == ".gz":
-                with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as zipped, _text(zipped) as text:
+                with gzip.GzipFile("", "wb", 6, raw, mtime=0) as zipped, _text(zipped) as text:
                     yield text
             else:
                 with _text(raw) as text:
@@ -64,8 +66,9 @@ def replacing_text(path: Path) -> Iterator[TextIO]:
     except OSError as error:
         raise InputError(str(path), f"cannot be written ({error.strerror or error})", "a writable place") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # gone after the rename
+            temporary.unlink()
 
 
 def _text(stream: BinaryIO | gzip.GzipFile) -> io.TextIOWrapper:
-    return io.TextIOWrapper(stream, encoding="utf-8", newline="")  # type: ignore[arg-type]
+    return io.TextIOWrapper(stream, encoding="utf-8", newline="")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +13,8 @@ import numpy as np
 from ..errors import InputError
 from .params import Params
 from .table import Floats, Ints
+
+_MIDPOINTS = (np.arange(65_536) + 0.5) / 65_536
 
 
 class Law(Protocol):
@@ -78,11 +81,12 @@ class Zipf:
     maximum: int
 
     def draw(self, u: Floats) -> Floats:
-        return np.searchsorted(np.cumsum(self.probabilities()), u, side="right") + 1.0
+        rank = np.searchsorted(np.cumsum(self.probabilities()), u, side="right") + 1.0
+        return np.minimum(rank, self.maximum)  # the last sum may fall short of 1
 
     def probabilities(self) -> Floats:
         """Of k = 1..maximum."""
-        weights = np.arange(1, self.maximum + 1) ** -self.a
+        weights: Floats = np.arange(1, self.maximum + 1, dtype=np.float64) ** -self.a
         return weights / weights.sum()
 
 
@@ -133,13 +137,18 @@ class Exponential:
 
 
 def tokens(law: Law, u: Floats) -> Ints:
-    """Whole token counts >= 1."""
+    """Whole counts >= 1: tokens, or turns."""
     return np.maximum(np.floor(law.draw(u) + 0.5), 1.0).astype(np.int64)
 
 
 def mean_of(law: Law) -> float:
     """The mean, by the midpoint rule over 65,536 quantiles."""
-    return float(law.draw((np.arange(65_536) + 0.5) / 65_536).mean())
+    return float(law.draw(_MIDPOINTS).mean())
+
+
+def mean_tokens(law: Law) -> float:
+    """The mean of `tokens`, by the same rule."""
+    return float(tokens(law, _MIDPOINTS).mean())
 
 
 def law_at(params: Params, key: str) -> Law:
@@ -152,9 +161,9 @@ def law_at(params: Params, key: str) -> Law:
 
 def _quantiles(p: Params) -> Law:
     at, values = p.numbers("at"), p.numbers("values")
-    if at[0] != 0.0 or at[-1] != 1.0 or any(b <= a for a, b in zip(at, at[1:], strict=False)):
+    if at[0] != 0.0 or at[-1] != 1.0 or any(b <= a for a, b in pairwise(at)):
         raise p.error("at", "probabilities that rise from 0 to 1")
-    if len(values) != len(at) or any(b < a for a, b in zip(values, values[1:], strict=False)):
+    if len(values) != len(at) or any(b < a for a, b in pairwise(values)):
         raise p.error("values", f"{len(at)} values that do not fall, one for each probability")
     return Quantiles(at, values)
 
@@ -174,7 +183,7 @@ def _llumnix(p: Params) -> Law:
         raise p.error("rescale", "law or sample")
     if mean not in LLUMNIX_ALPHA and "alpha" not in p:
         known = ", ".join(map(str, LLUMNIX_ALPHA))
-        raise InputError(f"{p.where}.alpha", "missing", f"a number, since the authors give it for means {known} only")
+        raise InputError(p.at("alpha"), "missing", f"a number, since the authors give it for means {known} only")
     return Llumnix(mean, p.number("alpha", LLUMNIX_ALPHA.get(mean), above=0.0), rescale)
 
 

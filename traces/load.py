@@ -66,11 +66,15 @@ def read(
 ) -> RequestTable:
     """The request table of a recorded trace (see `load`); with `lengths_only` a mapping may leave out the arrivals."""
     with open_text(path) as text:
-        if columns is not None:
-            format, raw = "mapped", read_mapped(path, text, columns, lengths_only)
-        else:
-            reader = _recognise(path, text)
+        head = _head(path, text)
+        text.seek(0)
+        if columns is None:
+            reader = _recognise(path, head)
             format, raw = reader.name, reader.read(path, text)
+        elif head.is_json:
+            raise InputError(str(path), "columns given for JSON lines", "a delimited file with a header line")
+        else:
+            format, raw = "mapped", read_mapped(path, text, columns, lengths_only)
     return assemble(raw, path, format, keep_failed=keep_failed, sort=sort, jitter_seed=jitter_seed)
 
 
@@ -81,10 +85,8 @@ def is_spec(path: Path) -> bool:
     return not head.lstrip().startswith("{") and bool(_SPEC.search(head))
 
 
-def _recognise(path: Path, text: TextIO) -> Reader:
-    """The reader that fits the file's head best; the file is left at its start."""
-    head = _head(path, text)
-    text.seek(0)
+def _recognise(path: Path, head: Head) -> Reader:
+    """The reader that fits the file's head best."""
     score, best = max(((reader.score(head), reader) for reader in READERS), key=lambda pair: pair[0])
     if score < 0.5:
         known = ", ".join(reader.name for reader in READERS)

@@ -31,7 +31,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 class Params:
-    """One mapping of a parameter file. Take each key once, then call `done`: what was never asked for is an error."""
+    """One mapping of a parameter file. Take each key once, then call `done`: what was never asked for is an error.
+
+    `where` is the dotted place of the mapping; for a whole file its path and a colon.
+    """
 
     def __init__(self, data: object, where: str) -> None:
         if not isinstance(data, Mapping):
@@ -46,15 +49,19 @@ class Params:
         """The keys that are there."""
         return [str(key) for key in self._data]
 
+    def at(self, key: str) -> str:
+        """The place of a key, for an error."""
+        return f"{self.where} {key}" if self.where.endswith(":") else f"{self.where}.{key}"
+
     def error(self, key: str, expected: str) -> InputError:
         """An error about what stands at `key`."""
-        return InputError(f"{self.where}.{key}", shown(self._data.get(key)), expected)
+        return InputError(self.at(key), shown(self._data.get(key)), expected)
 
     def take(self, key: str, expected: str) -> Any:
         """The value at `key`, which must be there."""
         self._known.append(key)
         if key not in self._data:
-            raise InputError(f"{self.where}.{key}", "missing", expected, nearest_name(key, self.keys()))
+            raise InputError(self.at(key), "missing", expected, nearest_name(key, self.keys()))
         return self._data[key]
 
     def number(self, key: str, default: float | None = None, low: float = -math.inf, above: float = -math.inf) -> float:
@@ -96,25 +103,25 @@ class Params:
     def section(self, key: str) -> Params | None:
         """The mapping at `key`, or None where it is absent."""
         self._known.append(key)
-        return Params(self._data[key], f"{self.where}.{key}") if key in self._data else None
+        return Params(self._data[key], self.at(key)) if key in self._data else None
 
     def one(self, key: str, options: Mapping[str, Any]) -> tuple[str, Params]:
         """The mapping at `key` with exactly one key, a name out of `options`: that name and what stands under it."""
-        section = Params(self.take(key, f"one of {', '.join(sorted(options))}"), f"{self.where}.{key}")
+        section = Params(self.take(key, f"one of {', '.join(sorted(options))}"), self.at(key))
         if len(section._data) != 1:
             raise InputError(section.where, f"{len(section._data)} keys", f"one of {', '.join(sorted(options))}")
         (name,) = section.keys()
         if name not in options:
             expected = f"one of {', '.join(sorted(options))}"
-            raise InputError(f"{section.where}.{name}", "unknown key", expected, nearest_name(name, options))
-        return name, Params(section._data[name], f"{section.where}.{name}")
+            raise InputError(section.at(name), "unknown key", expected, nearest_name(name, options))
+        return name, Params(section._data[name], section.at(name))
 
     def done(self) -> None:
         """Raise for a key that nobody asked for."""
         for key in self.keys():
             if key not in self._known:
                 expected = "one of " + ", ".join(sorted(set(self._known)))
-                raise InputError(f"{self.where}.{key}", "unknown key", expected, nearest_name(key, self._known))
+                raise InputError(self.at(key), "unknown key", expected, nearest_name(key, self._known))
 
 
 def as_number(value: object) -> float | None:

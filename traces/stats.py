@@ -20,7 +20,7 @@ def describe(table: RequestTable) -> dict[str, Any]:
     standard deviation over mean. The clock is `source.origin` + arrival: hours and days are the source's own.
 
     - `hour_of_day`: requests per covered hour, by hour of the clock.
-    - `days`: requests per clock day, days without requests included.
+    - `days`: requests per clock day from the first to the last, days without requests included.
     - `interarrival.busy_hour_cv`: the busy hours are the fewest clock hours that together hold half of the
       requests; each one's CV of the gaps between its own requests, averaged with the number of gaps as weight.
       `gamma_shape` = 1 / busy_hour_cv**2.
@@ -151,6 +151,7 @@ def _days(clock: Floats) -> dict[str, Any]:
         "cv": variation(counts),
         "min": int(counts.min()),
         "max": int(counts.max()),
+        "requests": counts.tolist(),
     }
 
 
@@ -194,7 +195,10 @@ def _groups(table: RequestTable) -> list[dict[str, Any]]:
         return []
     groups = []
     for names, rows in split(table, labels):
-        lengths = {"prompt_tokens": spread(table.prompt_tokens[rows]), "output_tokens": spread(table.output_tokens[rows])}
+        lengths = {
+            "prompt_tokens": spread(table.prompt_tokens[rows]),
+            "output_tokens": spread(table.output_tokens[rows]),
+        }
         groups.append({**names, "requests": len(rows), "share": len(rows) / len(table), **lengths})
     return sorted(groups, key=lambda group: -group["requests"])
 

@@ -150,7 +150,7 @@ class RequestTable:
     def take(self, rows: Any) -> RequestTable:
         """Some rows (an index array, a mask or a slice) in the same order; `arrival` is not shifted."""
         index = np.arange(len(self))[rows]
-        changed = {
+        changed: dict[str, Any] = {
             name: column.take(index) if isinstance(column, Labels | PrefixBlocks) else column[index]
             for name, column in self.columns().items()
         }

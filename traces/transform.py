@@ -66,7 +66,8 @@ def where(table: RequestTable, condition: str) -> RequestTable:
     name = "request_class" if name == "class" else name
     columns = {key: column for key, column in table.columns().items() if key != "blocks"}
     if name not in columns:
-        raise unknown_name(f"condition {condition!r}", "column of this trace", name, columns)
+        alias = ["class"] if "request_class" in columns else []
+        raise unknown_name(f"condition {condition!r}", "column of this trace", name, [*columns, *alias])
     column = columns[name]
     mask: NDArray[np.bool_]
     if isinstance(column, Labels):
@@ -98,7 +99,10 @@ def merge(tables: Sequence[RequestTable], label: str | None = None) -> RequestTa
     if label is not None:
         if label not in OPTIONAL_LABELS:
             raise unknown_name("merge", "label column", label, OPTIONAL_LABELS)
-        tables = [replace(table, **{label: _constant(len(table), table.source.name)}) for table in tables]
+        names = [table.source.name for table in tables]
+        names = [name if names.count(name) == 1 else f"{name}#{i + 1}" for i, name in enumerate(names)]
+        columns: list[dict[str, Any]] = [{label: _constant(len(t), n)} for t, n in zip(tables, names, strict=True)]
+        tables = [replace(table, **column) for table, column in zip(tables, columns, strict=True)]
     arrival = np.concatenate([table.arrival for table in tables])
     order = np.argsort(arrival, kind="stable")
     present = {name for table in tables for name in table.columns()}
@@ -118,8 +122,10 @@ def merge(tables: Sequence[RequestTable], label: str | None = None) -> RequestTa
         for name in ("rows", "failed", "dropped", "reordered", "duplicates")
     }
     formats = sorted({source.format for source in sources})
-    names = " + ".join(source.name for source in sources)
-    return RequestTable(source=Source(name=names, format="+".join(formats), origin=sources[0].origin, **counts), **fields)
+    name = " + ".join(source.name for source in sources)
+    return RequestTable(
+        source=Source(name=name, format="+".join(formats), origin=sources[0].origin, **counts), **fields
+    )
 
 
 def _filled(table: RequestTable, name: str) -> NDArray[Any]:

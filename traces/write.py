@@ -44,6 +44,8 @@ def write(tables: RequestTable | Iterable[RequestTable], path: str | Path, forma
 
     with replacing_text(Path(path)) as text:
         text.writelines(WRITERS[format](counted()))
+        if rows == 0:
+            raise InputError(str(path), "nothing to write", "at least one request")
     return rows
 
 
@@ -75,7 +77,9 @@ def _mooncake(tables: Iterator[RequestTable]) -> Lines:
     for table in tables:
         if table.blocks is not None and (table.blocks.size, table.blocks.rule) != (BLOCK_SIZE, "ceil"):
             found = f"prefix blocks of {table.blocks.size} tokens by the rule {table.blocks.rule!r}"
-            raise InputError("format mooncake", found, f"{BLOCK_SIZE} tokens by the rule 'ceil', or the format servecast")
+            raise InputError(
+                "format mooncake", found, f"{BLOCK_SIZE} tokens by the rule 'ceil', or the format servecast"
+            )
         # other tools read whole milliseconds only
         pieces = [
             _numbers("timestamp", np.rint(table.arrival * 1000.0).astype(np.int64), None),
@@ -108,7 +112,9 @@ def _labels(key: str, labels: Labels) -> list[str]:
 
 
 def _burstgpt(tables: Iterator[RequestTable]) -> Lines:
-    first = next(tables)
+    first = next(tables, None)
+    if first is None:
+        return
     long = first.session is not None or first.elapsed is not None
     yield ",".join([TIME, *([SESSION, ELAPSED] if long else []), MODEL, PROMPT, OUTPUT, TOTAL, LOG_TYPE]) + "\n"
     for table in chain([first], tables):

@@ -23,7 +23,7 @@ class Recompute:
         `max_model_len` tokens (it then never grows).
     watermark : share of all blocks that an admission must leave free; growth may use them.
     full_sequence_must_fit : with `reserve="chunk"`, admit only when the whole prompt would fit now.
-    victim : the last on the running list, or the lowest priority (greatest value, then latest arrival).
+    victim_rule : the last on the running list, or the lowest priority (greatest value, then latest arrival).
     every_decode_needs_a_free_block : vLLM v0's check, which asks for a free block even where none is taken.
     arrival_order : the running list is in order of arrival (v0, Sarathi) instead of admission (v1).
     """
@@ -44,15 +44,15 @@ class Recompute:
 
     def admission(self, request: Request, tokens: int, view: RankView) -> tuple[int, int]:
         """(blocks to hold, blocks that must be free)."""
-        size = view.limits.block_size
+        blocks = view.limits.blocks
         if self.reserve == "chunk":
-            take = need = -(-(request.computed + tokens) // size)
+            take = need = blocks(request.computed + tokens)
             if self.full_sequence_must_fit:
-                need = -(-request.target // size)
+                need = blocks(request.target)
         elif self.reserve == "prompt":
-            take = need = -(-request.target // size)
+            take = need = blocks(request.target)
         else:
-            take = need = -(-view.limits.max_model_len // size)
+            take = need = blocks(view.limits.max_model_len)
         return take, need + self._watermark_blocks(view)
 
     def resumption(self, request: Request, view: RankView) -> tuple[int, int]:

@@ -40,7 +40,7 @@ class VllmV1:
             budget -= decodes
             for request, tokens in chunks:
                 budget -= tokens
-                free -= max(0, -(-(request.computed + tokens) // limits.block_size) - request.blocks)
+                free -= max(0, limits.blocks(request.computed + tokens) - request.blocks)
                 iterations = min(iterations, (request.target - request.computed) // tokens)
         else:
             budget -= decodes

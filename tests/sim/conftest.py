@@ -81,6 +81,7 @@ class Setup:
     long_prefill_token_threshold: int = 0
     enable_chunked_prefill: bool = True
     block_size: int = 16
+    fixed_blocks: int = 0
     users: int = 0
     think_time: float = 0.0
     timeout: float = float("inf")
@@ -124,7 +125,7 @@ def simulate(setup: Setup, table: RequestTable, engine: str) -> Outcome:
     cost = LinearCost(setup.stages)
     limits = Limits(
         setup.max_num_seqs, setup.max_num_batched_tokens, setup.max_model_len, setup.block_size,
-        setup.enable_chunked_prefill, setup.long_prefill_token_threshold,
+        setup.enable_chunked_prefill, setup.long_prefill_token_threshold, setup.fixed_blocks,
     )  # fmt: skip
     engines: list[Any] = []
     for i in range(setup.replicas):

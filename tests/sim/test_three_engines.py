@@ -18,6 +18,7 @@ POLICIES = {
     },
     "v1 sjf": {"batch": "vllm_v1", "queue": "sjf"},
     "v1 long prefill threshold": {"batch": "vllm_v1", "long_prefill_token_threshold": 48},
+    "v1 hybrid model": {"batch": "vllm_v1", "fixed_blocks": 3},
     "v1 unchunked": {"batch": "vllm_v1", "enable_chunked_prefill": False, "max_num_batched_tokens": 2048},
     "v1 starved budget": {"batch": "vllm_v1", "max_num_batched_tokens": 8, "max_num_seqs": 24},
     "v0": {"batch": "vllm_v0", "max_num_batched_tokens": 2048},

@@ -11,8 +11,9 @@ from typing import TextIO
 import numpy as np
 
 from ..table import Ints
-from .base import Columns, Reader, check_names, joined, read_csv, scores
+from .base import Columns, Reader, check_names, joined, scores
 from .clock import nanoseconds, since_first
+from .rows import read_csv
 
 TIME, PROMPT, OUTPUT = "TIMESTAMP", "ContextTokens", "GeneratedTokens"
 REQUIRED = frozenset({TIME, PROMPT, OUTPUT})

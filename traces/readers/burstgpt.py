@@ -11,7 +11,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from .base import Columns, LabelColumn, Reader, check_names, joined, read_csv, scores
+from .base import Columns, LabelColumn, Reader, check_names, joined, scores
+from .rows import read_csv
 
 TIME, PROMPT, OUTPUT, TOTAL = "Timestamp", "Request tokens", "Response tokens", "Total tokens"
 MODEL, LOG_TYPE, SESSION, ELAPSED = "Model", "Log Type", "Session ID", "Elapsed time"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..table import Floats, Ints
-from .base import Rows
+from .rows import Rows
 
 _ZONE = re.compile(r"(?:Z|([+-])(\d\d):?(\d\d))$")
 
@@ -18,12 +18,15 @@ _ZONE = re.compile(r"(?:Z|([+-])(\d\d):?(\d\d))$")
 def nanoseconds(rows: Rows, column: str) -> Ints:
     """ISO 8601 dates (UTC where no zone is given, up to 9 fractional digits) as nanoseconds since 1970."""
     values = rows.values(column)
+    endings = {value[-6:] for value in values}
     try:
-        if all(value.endswith("+00:00") for value in values):
+        if endings == {"+00:00"}:
             return _parsed([value[:-6] for value in values])
-        return _parsed(values)
-    except (ValueError, AttributeError):
-        return np.fromiter((_one(rows, i, column, value) for i, value in enumerate(values)), np.int64, rows.count)
+        if not any(_ZONE.search(ending) for ending in endings):
+            return _parsed(values)
+    except ValueError:
+        pass
+    return np.fromiter((_one(rows, i, column, value) for i, value in enumerate(values)), np.int64, rows.count)
 
 
 def since_first(counts: list[Ints], per_second: int = 1_000_000_000) -> tuple[Floats, float]:

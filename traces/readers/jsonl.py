@@ -10,10 +10,22 @@ import numpy as np
 
 from ...errors import InputError
 from ..table import Floats, Ints, Labels, PrefixBlocks
-from .base import Columns, JsonRows, LabelColumn, joined
+from .base import Columns, LabelColumn, joined
+from .rows import JsonRows
 
-LABELS = {"request_id": "request_id", "session": "session", "model": "model", "tenant": "tenant", "class": "request_class"}
-NUMBERS = {"timestamp": np.nan, "arrival": np.nan, "cancel_after": np.inf, "elapsed": np.nan}  # and what an absent one is
+LABELS = {
+    "request_id": "request_id",
+    "session": "session",
+    "model": "model",
+    "tenant": "tenant",
+    "class": "request_class",
+}
+NUMBERS = {
+    "timestamp": np.nan,
+    "arrival": np.nan,
+    "cancel_after": np.inf,
+    "elapsed": np.nan,
+}  # and what an absent one is
 LENGTHS = ("input_length", "output_length")
 
 
@@ -40,6 +52,12 @@ def read_requests(path: Path, chunks: Iterable[JsonRows], size: int, rule: Liter
             column.add(rows.names(name) if name in rows.keys else [None] * rows.count)
         ids += _ids(rows) if "hash_ids" in rows.keys else [[]] * rows.count
 
+    try:
+        blocks = PrefixBlocks.of(size, rule, ids) if "hash_ids" in seen else None
+    except OverflowError:
+        raise InputError(
+            str(path), "a hash id of more than 63 bits", "ids that fit into a signed 64-bit number"
+        ) from None
     exact = "arrival" in seen
     clock = "arrival" if exact else "timestamp"
     time = joined(numbers[clock], np.float64)
@@ -56,7 +74,7 @@ def read_requests(path: Path, chunks: Iterable[JsonRows], size: int, rule: Liter
         joined(whole["output_length"], np.int64),
         labels=named,
         numbers=optional,
-        blocks=PrefixBlocks.of(size, rule, ids) if "hash_ids" in seen else None,
+        blocks=blocks,
         exact=exact,
     )
 

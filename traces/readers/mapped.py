@@ -10,8 +10,9 @@ import numpy as np
 
 from ...errors import InputError, nearest_name, unknown_name
 from ..table import Floats, Ints
-from .base import Columns, LabelColumn, joined, read_csv
+from .base import Columns, LabelColumn, joined
 from .clock import nanoseconds, since_first
+from .rows import read_csv
 
 PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 UNITS = (*PER_SECOND, "iso")
@@ -98,6 +99,7 @@ def _column(path: Path, target: str, wanted: str, header: list[str]) -> tuple[st
         found = f"--columns: no column {name!r} for {target}"
         raise InputError(str(path), found, "one of " + ", ".join(header), nearest_name(name, header))
     if unit not in (allowed or ("s",)) or (not timed and wanted not in header):
-        raise InputError("--columns", f"{target}={wanted}: the unit {unit!r}", f"one of {', '.join(allowed) or 'no unit'}")
+        raise InputError(
+            "--columns", f"{target}={wanted}: the unit {unit!r}", f"one of {', '.join(allowed) or 'no unit'}"
+        )
     return name, unit
-

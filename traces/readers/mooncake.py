@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from .base import Columns, JsonRows, Reader, read_json_lines, scores
+from .base import Columns, Reader, scores
 from .jsonl import read_requests
+from .rows import JsonRows, read_json_lines
 
 REQUIRED = frozenset({"timestamp", "input_length", "output_length"})
 OPTIONAL = frozenset({"hash_ids"})

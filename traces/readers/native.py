@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ...errors import InputError, nearest_name
-from .base import Columns, Head, JsonRows, Reader, read_json_lines
+from .base import Columns, Head, Reader
 from .jsonl import LABELS, LENGTHS, NUMBERS, read_requests
+from .rows import JsonRows, read_json_lines
 
 MARK = "servecast_trace"
 HEADER = {MARK: 1, "block_size": 512, "block_rule": "ceil", "origin": 0.0}

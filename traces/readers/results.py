@@ -11,11 +11,18 @@ from typing import Any, TextIO
 import numpy as np
 
 from ...errors import InputError
-from .base import Columns, Head, LabelColumn, Reader, joined, read_csv
+from .base import Columns, Head, LabelColumn, Reader, joined
+from .rows import read_csv
 
 REQUIRED = frozenset({"arrival_s", "prompt_tokens", "output_tokens"})
 ID = ("request_id", "id")  # ours, and the recorded runs'
-LABELS = {"session": "session", "model": "model", "tenant": "tenant", "class": "request_class", "request_class": "request_class"}
+LABELS = {
+    "session": "session",
+    "model": "model",
+    "tenant": "tenant",
+    "class": "request_class",
+    "request_class": "request_class",
+}
 
 
 def _score(head: Head) -> float:

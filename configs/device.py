@@ -39,25 +39,27 @@ class Link:
 class Achieved:
     """What kernels reach of the data sheet, and the time that no kernel undercuts.
 
-    The defaults are the middle of the five cards measured in tables that users can have: NVIDIA's aiconfigurator
-    (vLLM 0.14.0 on A100, 0.24.0 on H100 and H200) and casys-kaist/LLMServingSim (RTX 4090, RTX PRO 6000), each fitted as
-    max(operations / (compute x peak), bytes / (memory x bandwidth)) + seconds, bf16, matrices of 1,024 to 65,536.
+    The defaults are the middle of five cards measured in public tables: NVIDIA's aiconfigurator (vLLM 0.14.0 on A100,
+    0.24.0 on H100 and H200) and casys-kaist/LLMServingSim (RTX 4090, RTX PRO 6000), each fitted in bf16 as
+    max(operations / (compute x peak), bytes / (memory x bandwidth)) + seconds.
 
-    compute : share of `flops` in matrix products. attention : of `flops` in prefill attention.
+    compute : share of `flops` in matrix products. narrow : the same for types of 8 bits and less (measured in fp8 on
+    H100 and H200 only). attention : share of `flops` in prefill attention.
     memory : share of `memory_bandwidth`. link : share of a link's bandwidth in large collectives and copies.
     kernel_seconds, attention_seconds : fixed part of a matrix or element-wise kernel, and of an attention call.
     """
 
-    compute: float = 0.78
-    attention: float = 0.5
-    memory: float = 0.8
+    compute: float = 0.8
+    narrow: float = 0.5
+    attention: float = 0.51
+    memory: float = 0.85
     link: float = 0.75
     kernel_seconds: float = 3.5e-6
     attention_seconds: float = 12e-6
     source: str = "not measured on this card: the middle of the measured cards"
 
     def __post_init__(self) -> None:
-        for key in ("compute", "attention", "memory", "link"):
+        for key in ("compute", "narrow", "attention", "memory", "link"):
             share = getattr(self, key)
             check(0 < share <= 1, key, share, "a share above 0, at most 1")
         for key in ("kernel_seconds", "attention_seconds"):
@@ -68,12 +70,12 @@ class Achieved:
 class HardwareCard:
     """One accelerator.
 
-    memory_bytes : what the driver reports to a process, where known (a comment in the card says what the data sheet says).
+    memory_bytes : what the driver reports to a process, where known; a comment in the card has the data sheet's figure.
     memory_bandwidth : bytes/s.
     flops : peak operations/s by number type, dense (no structured sparsity); null where the device has none.
-    link : to the accelerators of the same node. network : to other nodes (the server decides it: an assumption to edit).
+    link : to the accelerators of the same node. network : to other nodes (a property of the server: an assumption).
     host : to the host's memory.
-    price_per_hour : USD for one accelerator: a list-price assumption to edit, not a quote; null where none is published.
+    price_per_hour : USD for one accelerator: a list-price assumption to edit, not a quote; null where none is known.
     """
 
     name: str
@@ -103,10 +105,18 @@ class HardwareCard:
 
     def peak(self, compute: str) -> float:
         """Dense peak operations/s for products in `compute`, or in the number type that stands in for it."""
+        return self._peak(compute)[1]
+
+    def rate(self, compute: str) -> float:
+        """Operations/s that matrix products in `compute` achieve."""
+        kind, peak = self._peak(compute)
+        return peak * (self.achieved.narrow if kind in ("fp8", "int8", "fp4") else self.achieved.compute)
+
+    def _peak(self, compute: str) -> tuple[str, float]:
         for kind in _FALLBACKS.get(compute, (compute,)):
             peak = self.flops.get(kind)
             if peak is not None:
-                return peak
+                return kind, peak
         raise InputError(f"flops.{compute}", f"missing on {self.name}", "a number of operations/s")
 
     def between(self, ranks: int) -> Link:

@@ -1,0 +1,82 @@
+"""An engine preset: what a serving engine of a given version does unless a plan says otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import InputError
+from .catalog import find
+from .device import HardwareCard
+from .strict import build, check, read_mapping
+
+PolicyChoice = str | dict[str, Any]  # a name, or a mapping with `name` and parameters
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Defaults of the budgets on some hardware; the first entry whose conditions hold counts.
+
+    min_memory_gib : only on devices with at least so much memory. not_on : never on cards whose name begins so.
+    """
+
+    max_num_seqs: int
+    max_num_batched_tokens: int | None = None  # None: as many as `max_model_len`, at least 2048 (vLLM v0)
+    min_memory_gib: float = 0.0
+    not_on: tuple[str, ...] = ()
+
+    def covers(self, hardware: HardwareCard) -> bool:
+        """Whether these are the defaults on `hardware`."""
+        large = hardware.memory_bytes >= self.min_memory_gib * (1 << 30)
+        return large and not hardware.name.startswith(self.not_on or ("\0",))
+
+
+@dataclass(frozen=True)
+class EnginePreset:
+    """One engine version.
+
+    host : seconds of host time an iteration, and a request in it; `host_source` says where they come from.
+    swap_space : GiB of host memory for swapped-out blocks, a replica.
+    """
+
+    name: str
+    source: str
+    batch: PolicyChoice
+    kv: PolicyChoice
+    budgets: tuple[Budget, ...]
+    host_seconds: float
+    host_seconds_per_sequence: float
+    host_source: str
+    queue: PolicyChoice = "fcfs"
+    block_size: int = 16
+    gpu_memory_utilization: float = 0.9
+    enable_chunked_prefill: bool = True
+    swap_space: float = 0.0
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        check(bool(self.budgets), "budgets", self.budgets, "at least one entry")
+
+    def budget(self, hardware: HardwareCard) -> Budget:
+        """The default budgets on `hardware`."""
+        return next((b for b in self.budgets if b.covers(hardware)), self.budgets[-1])
+
+
+def find_engine(name: str, where: str = "engine") -> EnginePreset:
+    """The preset of a name (see `catalog.names("engines")`) or of a user's own YAML file."""
+    path = find("engines", name, where)
+    values = read_mapping(path)
+    try:
+        return build(EnginePreset, {"name": path.stem, **values})
+    except InputError as error:
+        raise error.at(f"{path}:") from None
+
+
+def policy_name(choice: PolicyChoice, where: str) -> tuple[str, dict[str, Any]]:
+    """Name and parameters of a policy as a plan writes them: `sarathi`, or `{name: sarathi, batching: ...}`."""
+    if isinstance(choice, str):
+        return choice, {}
+    parameters = dict(choice)
+    if not isinstance(parameters.get("name"), str):
+        raise InputError(f"{where}.name", "missing", "the name of a policy")
+    return parameters.pop("name"), parameters

@@ -1,0 +1,208 @@
+"""A deployment plan: model, pools of replicas, policies, router, clients, links and prices, in vLLM's words."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from math import inf
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import InputError
+from .catalog import find
+from .engine import PolicyChoice
+from .strict import build, check, read_mapping
+
+
+@dataclass(frozen=True)
+class LinkOverride:
+    """Replaces figures of a link of the hardware card: bytes/s in one direction, and seconds."""
+
+    bandwidth: float | None = None
+    latency: float | None = None
+
+    def __post_init__(self) -> None:
+        check(self.bandwidth is None or self.bandwidth > 0, "bandwidth", self.bandwidth, "bytes/s above 0")
+        check(self.latency is None or self.latency >= 0, "latency", self.latency, "seconds, not negative")
+
+
+@dataclass(frozen=True)
+class Links:
+    """link : inside a node. network : between nodes. host : to the host's memory."""
+
+    link: LinkOverride = field(default_factory=LinkOverride)
+    network: LinkOverride = field(default_factory=LinkOverride)
+    host: LinkOverride = field(default_factory=LinkOverride)
+
+
+@dataclass(frozen=True)
+class ClosedLoopClients:
+    """`users` clients with one request each at a time, and `think_time` seconds between answer and next request."""
+
+    users: int
+    think_time: float = 0.0
+
+    def __post_init__(self) -> None:
+        check(self.users >= 1, "users", self.users, "at least 1")
+        check(self.think_time >= 0, "think_time", self.think_time, "seconds, not negative")
+
+
+@dataclass(frozen=True)
+class Clients:
+    """How clients behave. Times in seconds; a request that timed out is sent again `retries` times at most,
+    `backoff` seconds later, doubled each time."""
+
+    timeout: float = inf
+    first_token_timeout: float = inf
+    retries: int = 0
+    backoff: float = 1.0
+    closed_loop: ClosedLoopClients | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("timeout", "first_token_timeout"):
+            check(getattr(self, key) > 0, key, getattr(self, key), "seconds above 0")
+        check(self.retries >= 0, "retries", self.retries, "0 or more")
+        check(self.backoff >= 0, "backoff", self.backoff, "seconds, not negative")
+        patient = self.timeout == self.first_token_timeout == inf
+        if self.retries and patient:
+            raise InputError("retries", f"{self.retries} without a timeout", "`timeout` or `first_token_timeout` as well")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Replicas that are alike. What is None comes from the engine preset, the model or the hardware card.
+
+    serves : labels of the trace's `model` column that this pool answers; empty = all that no other pool names.
+    num_gpu_blocks_override : KV blocks of an engine, instead of the memory arithmetic.
+    price_per_hour : USD for one accelerator.
+    """
+
+    name: str
+    hardware: str
+    replicas: int = 1
+    role: Literal["mixed"] = "mixed"
+    model: str | None = None
+    engine: str | None = None
+    serves: tuple[str, ...] = ()
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    data_parallel_size: int = 1
+    enable_expert_parallel: bool = False
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    max_model_len: int | None = None
+    long_prefill_token_threshold: int = 0
+    enable_chunked_prefill: bool | None = None
+    block_size: int | None = None
+    gpu_memory_utilization: float | None = None
+    kv_cache_dtype: str = "auto"
+    num_gpu_blocks_override: int | None = None
+    swap_space: float | None = None
+    batch: PolicyChoice | None = None
+    kv: PolicyChoice | None = None
+    queue: PolicyChoice | None = None
+    price_per_hour: float | None = None
+
+    def __post_init__(self) -> None:
+        positive = (
+            "replicas", "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "max_num_seqs",
+            "max_num_batched_tokens", "max_model_len", "block_size", "num_gpu_blocks_override",
+        )  # fmt: skip
+        for key in positive:
+            value = getattr(self, key)
+            check(value is None or value >= 1, key, value, "at least 1")
+        check(self.long_prefill_token_threshold >= 0, "long_prefill_token_threshold", self.long_prefill_token_threshold, "0 or more tokens")
+        share = self.gpu_memory_utilization
+        check(share is None or 0 < share <= 1, "gpu_memory_utilization", share, "a share above 0, at most 1")
+        check(self.swap_space is None or self.swap_space >= 0, "swap_space", self.swap_space, "GiB, not negative")
+        check(self.price_per_hour is None or self.price_per_hour >= 0, "price_per_hour", self.price_per_hour, "USD, not negative")
+
+    @property
+    def accelerators(self) -> int:
+        """Devices of the whole pool."""
+        ranks = self.tensor_parallel_size * self.pipeline_parallel_size * self.data_parallel_size
+        return self.replicas * ranks
+
+
+@dataclass(frozen=True)
+class RouterChoice:
+    """The router and the age, in seconds, up to which its view of a replica may be old."""
+
+    name: str = "least_outstanding"
+    view_age: float = 0.0
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A predictor of output length for queue policies that want one.
+
+    name : "oracle" knows the true length. sigma : its error, the standard deviation of log(predicted / true).
+    """
+
+    name: Literal["oracle"]
+    sigma: float = 0.0
+
+    def __post_init__(self) -> None:
+        check(self.sigma >= 0, "sigma", self.sigma, "0 or more")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is deployed. `prices` gives USD an hour by hardware name and replaces the cards' list prices."""
+
+    name: str
+    model: str
+    engine: str
+    pools: tuple[Pool, ...]
+    router: RouterChoice = field(default_factory=RouterChoice)
+    clients: Clients = field(default_factory=Clients)
+    predictor: Predictor | None = None
+    links: Links = field(default_factory=Links)
+    prices: dict[str, float] = field(default_factory=dict)
+    folder: str = field(default="", compare=False)  # where relative paths of cards start; not part of the plan
+
+    def __post_init__(self) -> None:
+        check(bool(self.pools), "pools", self.pools, "at least one pool")
+        names = [pool.name for pool in self.pools]
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError("pools", f"two pools called {name!r}", "a name of its own for each pool")
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what the plan says, first 16 hex digits."""
+        values = dataclasses.asdict(self)
+        values.pop("folder")
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load_plan(name: str) -> Plan:
+    """A plan by path, or by the name of one that comes with the package."""
+    path = find("plans", name, "plan")
+    data = read_mapping(path)
+    try:
+        return plan_from(data, path.stem, path.parent)
+    except InputError as error:
+        raise error.at(f"{path}:") from None
+
+
+def plan_from(data: dict[str, Any], name: str = "plan", folder: Path | None = None) -> Plan:
+    """A plan from the mapping of its YAML file, in which `defaults` holds what all pools share."""
+    values = {"name": name, **data}
+    defaults = values.pop("defaults", {})
+    if not isinstance(defaults, dict):
+        raise InputError("defaults", "not a mapping", "keys of a pool")
+    pools = values.get("pools")
+    if isinstance(pools, list | tuple):
+        values["pools"] = [{**defaults, **pool} if isinstance(pool, dict) else pool for pool in pools]
+    router = values.get("router")
+    if isinstance(router, str):
+        values["router"] = {"name": router}
+    elif isinstance(router, dict):
+        own = {key: router[key] for key in ("name", "view_age") if key in router}
+        values["router"] = {**own, "parameters": {k: v for k, v in router.items() if k not in own}}
+    values.pop("folder", None)
+    plan = build(Plan, values)
+    return dataclasses.replace(plan, folder=str(folder or ""))

@@ -1,0 +1,73 @@
+"""A cost model of one replica from the times of its operators, wherever those come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from ..configs.device import HardwareCard
+from ..configs.model import ModelCard, Parallelism, check_parallel
+from .base import StageCost, ticks
+from .collectives import point_to_point, ranks_of
+from .host import HostOverhead
+from .operators import OperatorTimes
+from .shapes import stage_operators
+from .stage import Stage
+
+
+class ComposedCost:
+    """A `CostModel`: stages compiled from operators, hops between them, and host time.
+
+    With `data_parallel_size` > 1 (experts shared by data-parallel ranks in lockstep) every rank is taken to run a batch
+    as large as the one asked about.
+    """
+
+    extremes = False  # contexts count by their sum
+
+    def __init__(
+        self,
+        model: ModelCard,
+        hardware: HardwareCard,
+        parallel: Parallelism,
+        times: OperatorTimes,
+        *,
+        label: str,
+        kv_cache_dtype: str,
+        host: HostOverhead,
+    ) -> None:
+        check_parallel(model, parallel)
+        self.model, self.hardware, self.parallel, self.label = model, hardware, parallel, label
+        self._kv_cache_dtype, self._host = kv_cache_dtype, host
+        stages = range(parallel.pipeline_parallel_size)
+        self.stages: Sequence[StageCost] = tuple(
+            Stage(stage_operators(model, parallel, stage, kv_cache_dtype), times) for stage in stages
+        )
+
+    def hop(self, tokens: int) -> int:
+        """Ticks to hand `tokens` tokens to the next stage, as vLLM does it: hidden state and residual, each of the
+        tensor-parallel ranks sending its part over its own link, then an all-gather among the receivers. One link
+        stands for all hops: the network where the replica does not fit into a node."""
+        tp = self.parallel.tensor_parallel_size
+        link = self.hardware.between(tp * self.parallel.pipeline_parallel_size)
+        size = 2.0 * tokens * self.model.hidden_size * self.model.dtype_bytes
+        seconds = point_to_point(link, size / tp, self.hardware.achieved.link)
+        if tp > 1:
+            seconds += ranks_of(self.hardware, tp).all_gather(size)
+        return ticks(seconds)
+
+    def host(self, sequences: int) -> int:
+        """Ticks of host time an iteration with `sequences` requests adds."""
+        return self._host.ticks(sequences)
+
+    def describe(self) -> dict[str, object]:
+        """Provenance and parameters, for the report."""
+        return {
+            "label": self.label,
+            "model": self.model.name,
+            "hardware": self.hardware.name,
+            "hardware_source": self.hardware.source,
+            "achieved": asdict(self.hardware.achieved),
+            "parallel": asdict(self.parallel),
+            "kv_cache_dtype": self._kv_cache_dtype,
+            "host": asdict(self._host),
+        }

@@ -1,0 +1,75 @@
+"""The analytic cost model: every operator takes the longer of its arithmetic and its memory traffic."""
+
+from __future__ import annotations
+
+from ..configs.device import HardwareCard
+from ..configs.model import ModelCard, Parallelism
+from .attention import Work, decode_work, prefill_work
+from .collectives import collective_seconds
+from .composed import ComposedCost
+from .curve import Curve, greater
+from .host import HostOverhead
+from .operators import AttentionCall, Collective, Gemm, Move, RowOperator, Timing
+
+
+class RooflineTimes:
+    """Seconds of operators from a hardware card: max(operations / rate, bytes / bandwidth) + a fixed part a kernel.
+
+    Rates and bandwidth are the data sheet's times the card's achieved shares. Operators run one after another, and
+    communication is not hidden behind computation.
+    """
+
+    def __init__(self, hardware: HardwareCard) -> None:
+        self.hardware = hardware
+        self._bandwidth = hardware.memory_bandwidth * hardware.achieved.memory
+
+    def rows(self, operator: RowOperator, rows: int) -> Timing:
+        moved = operator.bytes(rows) / self._bandwidth
+        if isinstance(operator, Move):
+            return moved + self.hardware.achieved.kernel_seconds, 0.0
+        rate = self.hardware.rate(operator.format.compute)
+        kernels = 1 if isinstance(operator, Gemm) else 2  # experts: up (and gate), then down
+        return max(operator.flops(rows) / rate, moved) + kernels * self.hardware.achieved.kernel_seconds, 0.0
+
+    def collective(self, operator: Collective, rows: int) -> Timing:
+        return collective_seconds(self.hardware, operator, rows), 0.0
+
+    def attention(self, operator: AttentionCall) -> Timing:
+        return self.hardware.achieved.attention_seconds, 0.0
+
+    def decode(self, operator: AttentionCall, decodes: int) -> Curve:
+        return self._roof(operator, decode_work(operator, decodes))
+
+    def prefill(self, operator: AttentionCall, tokens: int) -> Curve:
+        return self._roof(operator, prefill_work(operator, tokens))
+
+    def _roof(self, operator: AttentionCall, work: Work) -> Curve:
+        rate = self.hardware.peak(operator.compute) * self.hardware.achieved.attention
+        return greater(work.flops.times(1 / rate), work.bytes.times(1 / self._bandwidth))
+
+
+class Roofline(ComposedCost):
+    """The cost model that always works, from data sheets alone; everything it says is labelled "estimated"."""
+
+    def __init__(
+        self,
+        model: ModelCard,
+        hardware: HardwareCard,
+        *,
+        tensor_parallel_size: int = 1,
+        pipeline_parallel_size: int = 1,
+        data_parallel_size: int = 1,
+        enable_expert_parallel: bool = False,
+        kv_cache_dtype: str = "auto",
+        host: HostOverhead | None = None,
+    ) -> None:
+        parallel = Parallelism(tensor_parallel_size, pipeline_parallel_size, data_parallel_size, enable_expert_parallel)
+        super().__init__(
+            model,
+            hardware,
+            parallel,
+            RooflineTimes(hardware),
+            label="estimated",
+            kv_cache_dtype=kv_cache_dtype,
+            host=host or HostOverhead(),
+        )

@@ -1,0 +1,157 @@
+"""Compiles the operators of a pipeline stage and their times into exact pieces of whole ticks (`StageCost`)."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from typing import Generic, TypeVar
+
+from .base import FOREVER, Chunk, Piece, ticks
+from .curve import Curve, segment, total
+from .operators import Collective, OperatorTimes, RowOperator, StageOperators, Timing
+
+_KEPT = 1 << 14  # entries a memory may hold before it starts afresh
+
+T = TypeVar("T")
+_Cost = tuple[int, int]  # ticks, and how many of them are not measured
+_Cell = tuple[int, int, int, int, bool]  # end, offset, rate, ticks an iteration adds, whether measured
+
+
+class _Memory(dict[int, T], Generic[T]):
+    """Values by whole number, made when first asked for."""
+
+    def __init__(self, make: Callable[[int], T]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, key: int) -> T:
+        if len(self) >= _KEPT:
+            self.clear()
+        self[key] = value = self._make(key)
+        return value
+
+
+class _Cells:
+    """The grid of one curve (`curve.segment`), cell by cell as contexts arrive.
+
+    starts, cells : sorted; the first cell is empty, so that the bisection always lands on one.
+    step : tokens by which x grows an iteration.
+    """
+
+    __slots__ = ("cells", "curve", "starts", "step")
+
+    def __init__(self, curve: Curve, step: int) -> None:
+        self.curve, self.step = curve, step
+        self.starts: list[int] = [-1]
+        self.cells: list[_Cell] = [(0, 0, 0, 0, True)]
+
+    def add(self, x: int) -> _Cell:
+        """The cell around x, made and kept."""
+        found = segment(self.curve, x)
+        cell = (found.end, found.offset, found.rate, found.rate * self.step, found.measured)
+        i = bisect_right(self.starts, found.start)
+        self.starts.insert(i, found.start)
+        self.cells.insert(i, cell)
+        return cell
+
+
+class Stage:
+    """The accelerator time of one pipeline stage: what depends on the tokens, the sequences, each prompt part's context
+    and the decodes' contexts is compiled when first met and then looked up.
+
+    ticks = tokens(all tokens) + sequences(requests in the batch) + sum of prefill(tokens, context)
+            + decode(decodes, sum of contexts)
+    """
+
+    def __init__(self, operators: StageOperators, times: OperatorTimes) -> None:
+        self._operators, self._times = operators, times
+        self._tokens: _Memory[_Cost] = _Memory(self._compile_tokens)
+        self._sequences: _Memory[_Cost] = _Memory(self._compile_sequences)
+        self._prefills: _Memory[_Cells] = _Memory(self._compile_prefill)
+        self._decodes: _Memory[tuple[_Cells, int, int]] = _Memory(self._compile_decode)
+
+    def piece(
+        self, chunks: Sequence[Chunk], decodes: int, context_sum: int, context_min: int, context_max: int
+    ) -> Piece:
+        """See `StageCost.piece`; the batch holds at least one token.
+
+        Called for every step of a simulation, so the look-up of a cell is written out: a call would double its cost.
+        """
+        if not chunks:
+            cells, base, unmeasured = self._decodes[decodes]
+            end, offset, rate, slope, measured = cells.cells[bisect_right(cells.starts, context_sum) - 1]
+            if context_sum >= end:
+                end, offset, rate, slope, measured = cells.add(context_sum)
+            part = offset + rate * context_sum
+            valid = (end - 1 - context_sum) // decodes + 1
+            return base + part, slope, valid, unmeasured if measured else unmeasured + part
+        count = decodes
+        base = slope = unmeasured = 0
+        valid = FOREVER
+        prefills = self._prefills
+        for tokens, context in chunks:
+            count += tokens
+            cells = prefills[tokens]
+            end, offset, rate, step, measured = cells.cells[bisect_right(cells.starts, context) - 1]
+            if context >= end:
+                end, offset, rate, step, measured = cells.add(context)
+            part = offset + rate * context
+            base += part
+            slope += step
+            if not measured:
+                unmeasured += part
+            left = (end - 1 - context) // tokens + 1
+            if left < valid:
+                valid = left
+        if decodes:
+            cells = self._decodes[decodes][0]
+            end, offset, rate, step, measured = cells.cells[bisect_right(cells.starts, context_sum) - 1]
+            if context_sum >= end:
+                end, offset, rate, step, measured = cells.add(context_sum)
+            part = offset + rate * context_sum
+            base += part
+            slope += step
+            if not measured:
+                unmeasured += part
+            left = (end - 1 - context_sum) // decodes + 1
+            if left < valid:
+                valid = left
+        of_tokens, more = self._tokens[count]
+        of_sequences, most = self._sequences[decodes + len(chunks)]
+        return base + of_tokens + of_sequences, slope, valid, unmeasured + more + most
+
+    def _rows(self, operators: Iterable[RowOperator | Collective], rows: int) -> Timing:
+        seconds = unmeasured = 0.0
+        for operator in operators:
+            if isinstance(operator, Collective):
+                time, outside = self._times.collective(operator, rows)
+            else:
+                time, outside = self._times.rows(operator, rows)
+            seconds += time
+            unmeasured += outside
+        return seconds, unmeasured
+
+    def _compile_tokens(self, tokens: int) -> _Cost:
+        seconds, unmeasured = self._rows(self._operators.tokens, tokens)
+        for group in self._operators.layers:
+            time, outside = self._rows(group.rows, tokens)
+            call, beyond = self._times.attention(group.attention)
+            seconds += group.count * (time + call)
+            unmeasured += group.count * (outside + beyond)
+        return ticks(seconds), ticks(unmeasured)
+
+    def _compile_sequences(self, sequences: int) -> _Cost:
+        seconds, unmeasured = self._rows(self._operators.sequences, sequences)
+        return ticks(seconds), ticks(unmeasured)
+
+    def _compile_prefill(self, tokens: int) -> _Cells:
+        layers, times = self._operators.layers, self._times
+        return _Cells(total(times.prefill(g.attention, tokens).times(g.count) for g in layers), tokens)
+
+    def _compile_decode(self, decodes: int) -> tuple[_Cells, int, int]:
+        """The grid of attention, and the rest of an iteration of these decodes alone."""
+        layers, times = self._operators.layers, self._times
+        cells = _Cells(total(times.decode(g.attention, decodes).times(g.count) for g in layers), decodes)
+        of_tokens, more = self._tokens[decodes]
+        of_sequences, most = self._sequences[decodes]
+        return cells, of_tokens + of_sequences, more + most

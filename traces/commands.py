@@ -1,0 +1,186 @@
+"""The sub-commands `servecast trace describe | convert | fit | generate`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+
+if TYPE_CHECKING:  # a handler imports what it uses: the command line must start fast
+    from .table import RequestTable
+
+FORMATS = ("servecast", "mooncake", "burstgpt", "azure")
+EPILOG = """A trace is a file of any known format (BurstGPT, Azure, Mooncake, our own, a run's requests.csv.gz; plain
+or gzip, recognised by content), any other CSV with --columns, or a generator's parameter file."""
+
+
+def add_arguments(subparsers: argparse._SubParsersAction[Any]) -> None:
+    """Add `trace` and its sub-commands; each sets `handler`, a function of the parsed arguments to the exit code."""
+    trace = subparsers.add_parser("trace", help="describe, convert, fit and generate workload traces", epilog=EPILOG)
+    actions = trace.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    describe = actions.add_parser("describe", help="statistics of a trace", epilog=EPILOG)
+    describe.add_argument("trace", metavar="TRACE", type=Path)
+    _reading(describe)
+    _changing(describe)
+    describe.set_defaults(handler=describe_command)
+
+    convert = actions.add_parser("convert", help="change a trace, merge traces, write another format", epilog=EPILOG)
+    convert.add_argument("traces", metavar="TRACE", type=Path, nargs="+", help="several are merged, from one zero")
+    convert.add_argument("--label", metavar="COLUMN", help="when merging: the label column that gets the trace's name")
+    _reading(convert)
+    _changing(convert)
+    _writing(convert)
+    convert.set_defaults(handler=convert_command)
+
+    fit = actions.add_parser("fit", help="make a generator's parameter file from a trace", epilog=EPILOG)
+    fit.add_argument("trace", metavar="TRACE", type=Path)
+    fit.add_argument("--out", metavar="YAML", type=Path, help="parameter file (otherwise standard output)")
+    _reading(fit)
+    _changing(fit)
+    fit.set_defaults(handler=fit_command)
+
+    generate = actions.add_parser("generate", help="generate a trace from a parameter file")
+    generate.add_argument("params", metavar="YAML", type=Path)
+    generate.add_argument("--seed", metavar="N", type=int, default=0)
+    generate.add_argument("--keep-failed", action="store_true", help="keep requests without a response")
+    _writing(generate)
+    generate.set_defaults(handler=generate_command)
+
+
+def describe_command(args: argparse.Namespace) -> int:
+    """Statistics of a trace, as text or JSON."""
+    from .stats import describe
+    from .summary import summary
+
+    description = describe(_changed(_read(args.trace, args), args))
+    print(json.dumps(description) if args.json else summary(description))
+    return 0
+
+
+def convert_command(args: argparse.Namespace) -> int:
+    """Read one or more traces, change them, write one."""
+    from .transform import merge
+    from .write import write
+
+    if args.label is not None and len(args.traces) == 1:
+        raise InputError("--label", "given for one trace", "two or more traces to merge")
+    tables = [_read(path, args) for path in args.traces]
+    table = _changed(merge(tables, args.label) if len(tables) > 1 else tables[0], args)
+    rows = write(table, args.out, args.to)
+    _report(args, rows, table.source.failed, table.source.dropped)
+    return 0
+
+
+def fit_command(args: argparse.Namespace) -> int:
+    """Fit a generator to a trace."""
+    from .fit import fit, write_params
+
+    params = fit(_changed(_read(args.trace, args), args))
+    if args.out is not None:
+        write_params(params, args.out)
+    if args.json:
+        print(json.dumps(params))
+    elif args.out is None:
+        import yaml
+
+        yaml.safe_dump(params, sys.stdout, default_flow_style=None, sort_keys=False, width=120)
+    else:
+        print(f"wrote {args.out}: {len(params['streams'])} streams, {params['duration']:g} s")
+    return 0
+
+
+def generate_command(args: argparse.Namespace) -> int:
+    """Generate a trace chunk by chunk, so that its length is not bounded by memory."""
+    from .generate import generate_chunks
+    from .spec import load_spec
+    from .write import write
+
+    failed = dropped = 0
+
+    def counted() -> Iterator[RequestTable]:
+        nonlocal failed, dropped
+        for chunk in generate_chunks(load_spec(args.params), args.seed, keep_failed=args.keep_failed):
+            failed, dropped = failed + chunk.source.failed, dropped + chunk.source.dropped
+            yield chunk
+
+    rows = write(counted(), args.out, args.to)
+    _report(args, rows, failed, dropped)
+    return 0
+
+
+def _reading(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("reading")
+    group.add_argument(
+        "--columns", metavar="MAP", help="for any CSV: arrival=ts:ms,prompt_tokens=in,output_tokens=out,..."
+    )
+    group.add_argument("--keep-failed", action="store_true", help="keep requests without a response")
+    group.add_argument("--sort", action="store_true", help="order rows by time instead of refusing disorder")
+    group.add_argument("--jitter", metavar="SEED", type=int, help="spread whole-second stamps inside their second")
+    group.add_argument("--seed", metavar="N", type=int, help="of a generator's parameter file (default 0)")
+
+
+def _changing(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("changing (in this order)")
+    group.add_argument(
+        "--where", metavar="CONDITION", action="append", default=[], help="model=GPT-4, prompt_tokens<=8192"
+    )
+    group.add_argument("--window", metavar="START:END", help="seconds; the start becomes 0")
+    group.add_argument("--limit", metavar="N", type=int, help="the first N requests")
+    group.add_argument("--rate-scale", metavar="X", type=float, help="X times as fast")
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+def _writing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="gzip when it ends in .gz")
+    parser.add_argument("--to", choices=FORMATS, default="servecast", help="format to write (default servecast)")
+    if "--json" not in parser._option_string_actions:
+        parser.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+def _read(path: Path, args: argparse.Namespace) -> RequestTable:
+    from .load import is_spec, load
+    from .readers.mapped import parse_mapping
+
+    if args.seed is not None and not is_spec(path):
+        raise InputError("--seed", f"given for the recorded trace {path}", "a generator's parameter file")
+    columns = None if args.columns is None else parse_mapping(args.columns)
+    return load(
+        path,
+        columns=columns,
+        keep_failed=args.keep_failed,
+        sort=args.sort,
+        jitter_seed=args.jitter,
+        seed=args.seed or 0,
+    )
+
+
+def _changed(table: RequestTable, args: argparse.Namespace) -> RequestTable:
+    from .transform import limit, scale_rate, where, window
+
+    for condition in args.where:
+        table = where(table, condition)
+    if args.window is not None:
+        start, colon, end = args.window.partition(":")
+        try:
+            table = window(table, float(start or 0.0), float(end or "inf"))
+        except ValueError:
+            raise InputError("--window", repr(args.window), "START:END in seconds, either may be left out") from None
+        if not colon:
+            raise InputError("--window", repr(args.window), "START:END in seconds, either may be left out")
+    if args.limit is not None:
+        table = limit(table, args.limit)
+    return table if args.rate_scale is None else scale_rate(table, args.rate_scale)
+
+
+def _report(args: argparse.Namespace, rows: int, failed: int, dropped: int) -> None:
+    counts = {"out": str(args.out), "format": args.to, "requests": rows, "failed": failed, "dropped": dropped}
+    if args.json:
+        print(json.dumps(counts))
+    else:
+        print(f"wrote {args.out} ({args.to}): {rows:,} requests; {failed:,} failed, {dropped:,} of them dropped")
