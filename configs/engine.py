@@ -36,7 +36,7 @@ class EnginePreset:
     """One engine version.
 
     host : seconds of host time an iteration, and a request in it; `host_source` says where they come from.
-    swap_space : GiB of host memory for swapped-out blocks, a replica.
+    swap_space : GiB of host memory for swapped-out blocks, an accelerator.
     """
 
     name: str

@@ -141,8 +141,9 @@ def _union(args: tuple[Any, ...], value: object, key: str) -> Any:
     options = [a for a in args if a is not type(None)]
     if len(options) == 1:
         return _value(options[0], value, key)
-    for option in options:  # a mapping picks the dataclass (or dict), anything else the scalar
-        if dataclasses.is_dataclass(option) == isinstance(value, Mapping):
+    for option in options:  # a mapping picks the dataclass or dict, anything else a scalar
+        takes_mapping = dataclasses.is_dataclass(option) or typing.get_origin(option) is dict
+        if takes_mapping == isinstance(value, Mapping):
             try:
                 return _value(option, value, key)
             except InputError:

@@ -25,7 +25,7 @@ class Cohort:
     )  # fmt: skip
 
     def __init__(self, limits: Limits, grows: bool) -> None:
-        self.block_size = block_size = limits.block_size
+        self.block_size = block_size = limits.block_size if grows else 1
         self.blocks = limits.blocks
         self.grows = grows
         self.members: dict[Request, None] = {}  # a set in order of joining, so that runs are reproducible

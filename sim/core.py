@@ -60,6 +60,8 @@ class Request:
     preemption = 0
     transfer = 0
     host = 0
+    first_interference = 0  # the parts of the two that fell before the first token
+    first_host = 0
 
     def __init__(self, index: int, row: int, arrival: int, prompt_tokens: int) -> None:
         self.index = index  # identity in this run

@@ -45,7 +45,7 @@ class ListEngine:
         self.preempted = self.preemptions = self.admissions = self.swapped_blocks = 0
         self.iterations: list[tuple[int, int, int, int]] = []  # start, ticks, decodes, prompt tokens
         self.gaps: list[int] = []  # ticks between any two consecutive tokens of a request
-        self.rank = self  # where a router looks
+        self.rank = self.pool = self  # where a router looks
         self.alarm: Event | None = None
 
     # -- the view ------------------------------------------------------------------------------------------------
@@ -259,7 +259,9 @@ class ListEngine:
             else:
                 request.first_token = flight.end
                 request.prefill, request.host = request.own, request.phase_host
+                request.first_host = request.phase_host
                 request.interference += flight.end - request.phase_start - request.own - request.phase_host
+                request.first_interference = request.interference
             done += self.token(request, flight.end)
         for request in done:
             self.release(request)

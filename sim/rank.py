@@ -73,7 +73,8 @@ class Rank:
         self._admissions = 0
 
     def _cohort(self) -> Cohort:
-        return Cohort(self.limits, self.kv.grows)
+        # Where a block holds more than any request (models with a constant state), nobody ever needs a second one.
+        return Cohort(self.limits, self.kv.grows and self.limits.block_size <= self.limits.max_model_len)
 
     def ordered(self) -> list[Request]:
         """Decodes and prefills that are not in flight, in list order."""
@@ -302,9 +303,10 @@ class Rank:
             self.restart_gaps.append(end - request.last_token)
         else:
             request.first_token = end
-            request.prefill += request.own
-            request.host += request.phase_host
-            request.interference += end - request.phase_start - request.own - request.phase_host
+            request.prefill = request.own
+            request.host = request.first_host = request.phase_host
+            beside = end - request.phase_start - request.own - request.phase_host
+            request.interference = request.first_interference = beside
         request.generated += 1
         request.last_token = end
         remaining = self.lengths[request.index] - request.generated

@@ -27,6 +27,7 @@ REQUEST_COLUMNS = (
     "index", "row", "attempt", "replica", "end", "prompt_tokens", "output_tokens", "generated", "cached_tokens",
     "preemptions", "arrival", "queued", "scheduled", "first_token", "last_token", "ended",
     "queueing", "prefill", "decode", "interference", "preemption", "transfer", "host",
+    "first_interference", "first_host",
 )  # fmt: skip
 COMPONENTS = ("queueing", "prefill", "decode", "interference", "preemption", "transfer", "host")
 
@@ -79,5 +80,6 @@ class Recorder:
                 r.index, r.row, r.attempt, r.replica, end, r.prompt_tokens, output_tokens, r.generated,
                 r.cached_tokens, r.preemptions, r.arrival, r.queued, r.scheduled, r.first_token, r.last_token, now,
                 r.queueing, r.prefill, r.decode, r.interference, r.preemption, r.transfer, r.host,
+                r.first_interference, r.first_host,
             )
         )  # fmt: skip

@@ -1,0 +1,200 @@
+"""From a plan to engines: cards, budgets, policies, cost model and KV capacity of every pool, checked before anything runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..configs.catalog import find_hardware, find_model
+from ..configs.device import HardwareCard, Link
+from ..configs.engine import EnginePreset, PolicyChoice, find_engine, policy_name
+from ..configs.model import MoE, ModelCard, Parallelism
+from ..configs.plan import LinkOverride, Links, Plan, Pool
+from ..costmodels.base import CostModel, ticks
+from ..costmodels.host import HostOverhead
+from ..costmodels.memory import KVCapacity, kv_capacity
+from ..costmodels.roofline import Roofline
+from ..costmodels.transfer import swap_seconds
+from ..errors import InputError, unknown_name
+from .core import BatchPolicy, Limits, QueuePolicy, Router
+from .policies.registry import make_policy
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One pool, ready to be built.
+
+    capacity : the memory arithmetic, also where `num_gpu_blocks_override` replaces its result.
+    blocks, host_blocks : KV blocks of one engine on the device and in the host's swap space.
+    swap_ticks : to move one block between them.
+    usd_per_hour : of the whole pool, None where no price is known.
+    """
+
+    pool: Pool
+    model: ModelCard
+    hardware: HardwareCard
+    preset: EnginePreset
+    limits: Limits
+    cost: CostModel
+    capacity: KVCapacity
+    blocks: int
+    host_blocks: int
+    swap_ticks: int
+    usd_per_hour: float | None
+    where: str
+
+    def batch_policy(self) -> BatchPolicy:
+        """A batch policy of its own for one engine, with its KV policy."""
+        policy: BatchPolicy = self._make("batch", self.pool.batch or self.preset.batch)
+        if self.pool.kv or not self.pool.batch:  # another batch policy brings its own KV policy unless the pool names one
+            policy.kv = self._make("kv", self.pool.kv or self.preset.kv)
+        return policy
+
+    def queue_policy(self) -> QueuePolicy:
+        """A queue policy of its own for one engine."""
+        made: QueuePolicy = self._make("queue", self.pool.queue or self.preset.queue)
+        return made
+
+    def _make(self, kind: str, choice: PolicyChoice) -> Any:
+        where = f"{self.where}.{kind}"
+        return make_policy(kind, *policy_name(choice, where), where)
+
+    @property
+    def lockstep(self) -> bool:
+        """Whether the data-parallel ranks share experts and so must run their iterations together."""
+        moe = any(isinstance(group.mlp, MoE) for group in self.model.groups)
+        return self.pool.data_parallel_size > 1 and moe
+
+
+def deploy(plan: Plan) -> list[Deployment]:
+    """Every pool of `plan`. Raises `InputError` for a plan that could not start."""
+    deployments = []
+    for i, pool in enumerate(plan.pools):
+        deployments.append(_deploy(plan, pool, f"pools[{i}]"))
+        deployments[-1].batch_policy()
+        deployments[-1].queue_policy()
+    make_router(plan)
+    known = {d.pool.hardware for d in deployments} | {d.hardware.name for d in deployments}
+    for name in plan.prices:
+        if name not in known:
+            raise unknown_name(f"prices.{name}", "hardware in this plan", name, known)
+    return deployments
+
+
+def make_router(plan: Plan) -> Router:
+    """The plan's router."""
+    made: Router = make_policy("router", plan.router.name, plan.router.parameters, "router")
+    return made
+
+
+def _deploy(plan: Plan, pool: Pool, where: str) -> Deployment:
+    preset = find_engine(_card(plan, pool.engine or plan.engine), f"{where}.engine" if pool.engine else "engine")
+    model = find_model(_card(plan, pool.model or plan.model), f"{where}.model" if pool.model else "model")
+    hardware = _with_links(find_hardware(_card(plan, pool.hardware), f"{where}.hardware"), plan.links)
+    parallel = Parallelism(
+        pool.tensor_parallel_size, pool.pipeline_parallel_size, pool.data_parallel_size, pool.enable_expert_parallel
+    )
+    limits = _limits(pool, preset, model, hardware, where)
+    try:
+        capacity = kv_capacity(
+            model, hardware, parallel,
+            gpu_memory_utilization=pool.gpu_memory_utilization or preset.gpu_memory_utilization,
+            max_num_batched_tokens=limits.max_num_batched_tokens,
+            max_num_seqs=limits.max_num_seqs,
+            block_size=limits.block_size,
+            kv_cache_dtype=pool.kv_cache_dtype,
+        )  # fmt: skip
+        cost = Roofline(
+            model, hardware,
+            tensor_parallel_size=pool.tensor_parallel_size,
+            pipeline_parallel_size=pool.pipeline_parallel_size,
+            data_parallel_size=pool.data_parallel_size,
+            enable_expert_parallel=pool.enable_expert_parallel,
+            kv_cache_dtype=pool.kv_cache_dtype,
+            host=HostOverhead(preset.host_seconds, preset.host_seconds_per_sequence),
+        )  # fmt: skip
+    except InputError as error:
+        raise error.at(where) from None
+    return _sized(plan, pool, where, preset, model, hardware, limits, capacity, cost)
+
+
+def _card(plan: Plan, name: str) -> str:
+    """A card's path in a plan starts at the plan's folder; a name stays a name."""
+    beside = Path(plan.folder) / name
+    return str(beside) if Path(name).suffix and beside.exists() else name
+
+
+def _with_links(hardware: HardwareCard, links: Links) -> HardwareCard:
+    def replaced(link: Link, override: LinkOverride) -> Link:
+        return dataclasses.replace(link, **{k: v for k, v in vars(override).items() if v is not None})
+
+    return dataclasses.replace(
+        hardware,
+        link=replaced(hardware.link, links.link),
+        network=replaced(hardware.network, links.network),
+        host=replaced(hardware.host, links.host),
+    )
+
+
+def _limits(pool: Pool, preset: EnginePreset, model: ModelCard, hardware: HardwareCard, where: str) -> Limits:
+    budget = preset.budget(hardware)
+    longest = model.max_position_embeddings
+    max_model_len = pool.max_model_len or longest
+    if max_model_len is None:
+        raise InputError(f"{where}.max_model_len", "missing", f"a number of tokens ({model.name} sets no bound itself)")
+    if longest is not None and max_model_len > longest:
+        raise InputError(f"{where}.max_model_len", str(max_model_len), f"at most {longest}, the positions of {model.name}")
+    max_num_batched_tokens = (
+        pool.max_num_batched_tokens or budget.max_num_batched_tokens or max(max_model_len, 2048)
+    )
+    limits = Limits(
+        max_num_seqs=pool.max_num_seqs or budget.max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+        max_model_len=max_model_len,
+        block_size=pool.block_size or preset.block_size,
+        enable_chunked_prefill=_first(pool.enable_chunked_prefill, preset.enable_chunked_prefill),
+        long_prefill_token_threshold=pool.long_prefill_token_threshold,
+    )
+    if max_num_batched_tokens < limits.max_num_seqs:
+        found = f"{max_num_batched_tokens}, below max_num_seqs = {limits.max_num_seqs}"
+        raise InputError(f"{where}.max_num_batched_tokens", found, "at least max_num_seqs, so that every request can run")
+    if not limits.enable_chunked_prefill and max_num_batched_tokens < max_model_len:
+        found = f"{max_num_batched_tokens}, below max_model_len = {max_model_len}"
+        expected = "at least max_model_len where prompts are not cut into chunks, or a smaller max_model_len"
+        raise InputError(f"{where}.max_num_batched_tokens", found, expected)
+    return limits
+
+
+def _first(*values: bool | None) -> bool:
+    return next(bool(v) for v in values if v is not None)
+
+
+def _sized(
+    plan: Plan, pool: Pool, where: str, preset: EnginePreset, model: ModelCard, hardware: HardwareCard, limits: Limits,
+    capacity: KVCapacity, cost: CostModel,
+) -> Deployment:  # fmt: skip
+    """Add the numbers that follow from the memory arithmetic, and refuse what vLLM would refuse to start."""
+    limits.block_size = capacity.block_size
+    block_bytes = capacity.shape.token_bytes * capacity.block_size
+    if block_bytes:
+        limits.fixed_blocks = -int(-capacity.shape.constant_bytes // block_bytes)
+    blocks = pool.num_gpu_blocks_override or capacity.num_blocks
+    if limits.blocks(limits.max_model_len) > blocks:
+        fits = max(0, blocks - limits.fixed_blocks) * limits.block_size
+        found = f"{limits.max_model_len} tokens need {limits.blocks(limits.max_model_len)} KV blocks of {limits.block_size}, and {blocks} fit"
+        arithmetic = "; ".join(" ".join(line.split()) for line in capacity.lines())
+        raise InputError(f"{where}.max_model_len", f"{found} ({arithmetic})", f"at most {fits}")
+    swap_space = preset.swap_space if pool.swap_space is None else pool.swap_space
+    host_blocks = int(swap_space * (1 << 30) // block_bytes) if block_bytes else 0
+    price = pool.price_per_hour
+    if price is None:
+        price = plan.prices.get(pool.hardware, plan.prices.get(hardware.name, hardware.price_per_hour))
+    return Deployment(
+        pool=pool, model=model, hardware=hardware, preset=preset, limits=limits, cost=cost, capacity=capacity,
+        blocks=blocks, host_blocks=host_blocks,
+        swap_ticks=ticks(swap_seconds(block_bytes, hardware)) if host_blocks else 0,
+        usd_per_hour=None if price is None else price * pool.accelerators,
+        where=where,
+    )  # fmt: skip

@@ -1,0 +1,37 @@
+"""The numbered invariants that every run checks about itself, cheaply, from its books."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .cluster import Cluster
+from .records import COMPONENTS, End, Recorder
+
+
+def check_invariants(recorder: Recorder, cluster: Cluster, stopped: bool) -> dict[str, bool]:
+    """Name -> holds, for those that can be read off a finished run.
+
+    stopped : the run was cut off, so requests may have been under way and may hold blocks.
+    """
+    c = recorder.requests.columns()
+    finished = c["end"] == End.FINISHED
+    times = [c[name][finished] for name in ("arrival", "queued", "scheduled", "first_token", "last_token")]
+    engines = [domain.rank for replica in cluster.replicas for domain in replica.domains]
+    return {
+        "1 requests are conserved": len(c["index"]) == cluster.submitted
+        and bool(np.all(np.bincount(c["index"], minlength=cluster.submitted) == 1)),
+        "2 KV blocks are conserved": stopped or all(e.pool.free == e.total_blocks for e in engines),
+        "3 arrival <= queued <= scheduled <= first token <= last token": all(
+            bool(np.all(a <= b)) for a, b in zip(times, times[1:], strict=False)
+        ),
+        "4 the clock never goes back": all(_forward(table.columns()["start"]) for table in recorder.leaps),
+        "5 nobody is left waiting": stopped or not any(len(e.waiting) or e.running for e in engines),
+        "10 tokens credited = tokens asked": bool(np.all(c["generated"][finished] == c["output_tokens"][finished])),
+        "components sum to E2E": bool(
+            np.all((sum(c[name] for name in COMPONENTS) == c["ended"] - c["arrival"])[finished])
+        ),
+    }
+
+
+def _forward(start: np.ndarray) -> bool:
+    return bool(np.all(np.diff(start) >= 0))

@@ -1,0 +1,229 @@
+"""The door of the simulator: a trace and a plan in, everything that happened out."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import exp, inf
+from typing import Any
+
+from simpy import Environment
+
+from ..configs.plan import Plan
+from ..costmodels.base import ticks
+from ..errors import InputError
+from ..traces.streams import Stream
+from ..traces.table import RequestTable
+from .clients import ClosedLoop, OpenLoop, Patience
+from .cluster import Cluster
+from .deploy import Deployment, deploy, make_router
+from .domain import Domain
+from .invariants import check_invariants
+from .oracle import ListEngine
+from .pipeline import PipelineDomain
+from .rank import Rank
+from .records import Recorder
+from .replica import Replica
+
+Progress = Callable[[float, int, int], None]  # simulated seconds, requests ended, requests in the trace
+
+
+@dataclass
+class EngineInfo:
+    """One engine of a run: where it stands and what it has done, times in ticks."""
+
+    replica: int
+    pool: str
+    total_blocks: int
+    busy: int
+    outside: int
+    preemptions: int
+    stages: int
+
+
+@dataclass
+class Run:
+    """What a run leaves: its inputs, its books, and whether they are in order."""
+
+    plan: Plan
+    table: RequestTable
+    seed: int
+    deployments: list[Deployment]
+    recorder: Recorder
+    engines: list[EngineInfo]
+    duration: int  # ticks until the last event
+    interrupted: bool
+    truncated: int  # answers cut short by max_model_len
+    timeouts: int
+    invariants: dict[str, bool]
+    cpu_seconds: float
+
+    @property
+    def leaps(self) -> int:
+        """Engine steps taken, each a leap over one or more iterations."""
+        return sum(len(table) for table in self.recorder.leaps)
+
+
+def run(
+    table: RequestTable,
+    plan: Plan,
+    *,
+    seed: int = 0,
+    step_by_step: bool = False,
+    oracle: bool = False,
+    horizon: float = inf,
+    progress: Progress | None = None,
+) -> Run:
+    """Replay `table` on `plan`.
+
+    seed : of every random stream of the run.
+    step_by_step : take every iteration by itself and assert the promises that would have allowed a leap.
+    oracle : use the list-walking engine; slow, for tests. It keeps no log of leaps.
+    horizon : seconds after which the run stops; whoever has not ended then is "unfinished".
+    progress : called now and then; a `KeyboardInterrupt` ends the run early and keeps what is finished.
+
+    Raises `InputError` for a plan that cannot start or a table without requests.
+    """
+    if not len(table):
+        raise InputError(table.source.name, "no requests", "at least one")
+    deployments = deploy(plan)
+    world = _World(table, plan, seed, deployments, step_by_step, oracle)
+    if progress:
+        world.report_to(progress)
+    interrupted = False
+    started = time.process_time()
+    gc.collect()
+    gc.disable()  # live requests and cohorts form no cycles that outlast them
+    try:
+        world.env.run(until=None if horizon == inf else ticks(horizon))
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        gc.enable()
+    spent = time.process_time() - started
+    world.cluster.close()
+    return Run(
+        plan=plan, table=table, seed=seed, deployments=deployments, recorder=world.recorder,
+        engines=[_info(replica, d) for replica in world.cluster.replicas for d in replica.domains],
+        duration=world.env.now, interrupted=interrupted, truncated=world.cluster.truncated,
+        timeouts=world.patience.timeouts if world.patience else 0,
+        invariants=check_invariants(world.recorder, world.cluster, interrupted or horizon < inf),
+        cpu_seconds=spent,
+    )  # fmt: skip
+
+
+class _World:
+    """Everything that lives during one run."""
+
+    def __init__(
+        self, table: RequestTable, plan: Plan, seed: int, deployments: list[Deployment], step_by_step: bool, oracle: bool
+    ) -> None:
+        self.env = Environment(initial_time=0)
+        engines = sum(d.pool.replicas * d.pool.data_parallel_size for d in deployments)
+        self.recorder = Recorder(engines)
+        self.cluster = cluster = Cluster(self.env, table, self.recorder)
+        self.replicas: list[Replica] = []
+        self._engines = 0
+        for deployment in deployments:
+            for _ in range(deployment.pool.replicas):
+                ranks = range(deployment.pool.data_parallel_size)
+                domains = [self._engine(deployment, step_by_step, oracle) for _ in ranks]
+                self.replicas.append(Replica(len(self.replicas), deployment.pool.name, domains))
+        router = make_router(plan)
+        begin = getattr(router, "begin", None)
+        if begin:
+            begin(Stream(seed, "router"))
+        cluster.connect(self.replicas, router, ticks(plan.router.view_age), self._serving(table, deployments))
+        if plan.predictor:
+            cluster.estimate = _predictor(plan.predictor.sigma, Stream(seed, "predictor"))
+        self.patience = self._patience(plan, table)
+        loop = plan.clients.closed_loop
+        if loop:
+            ClosedLoop(self.env, cluster, len(table), loop.users, loop.think_time)
+        else:
+            OpenLoop(self.env, cluster, table)
+
+    def _engine(self, deployment: Deployment, step_by_step: bool, oracle: bool) -> Any:
+        number = self._engines
+        self._engines += 1
+        cluster = self.cluster
+        rank = (
+            deployment.limits, deployment.batch_policy(), deployment.queue_policy(), deployment.blocks,
+            cluster.lengths, cluster.finished,
+        )  # fmt: skip
+        if oracle:
+            return ListEngine(
+                self.env, cluster.turn, number + 1, *rank, cluster.gone, deployment.cost, deployment.host_blocks,
+                deployment.swap_ticks,
+            )  # fmt: skip
+        kind = Domain if deployment.pool.pipeline_parallel_size == 1 else PipelineDomain
+        return kind(
+            self.env, cluster.turn, number + 1, Rank(*rank, host_blocks=deployment.host_blocks), deployment.cost,
+            self.recorder, number, cluster.gone, deployment.swap_ticks, step_by_step,
+        )  # fmt: skip
+
+    def _serving(self, table: RequestTable, deployments: list[Deployment]) -> dict[int, list[Replica]]:
+        """Replicas by code of the trace's model label, where pools name the labels that they serve."""
+        if not any(d.pool.serves for d in deployments):
+            return {}
+        names = table.model.names if table.model else ()
+        by_pool: dict[str, list[Replica]] = {}
+        for replica in self.replicas:
+            by_pool.setdefault(replica.pool, []).append(replica)
+        everyone = [r for d in deployments if not d.pool.serves for r in by_pool[d.pool.name]]
+        serving = {-1: everyone}
+        for code, name in enumerate(names):
+            named = [r for d in deployments if name in d.pool.serves for r in by_pool[d.pool.name]]
+            serving[code] = named or everyone
+        for i, deployment in enumerate(deployments):
+            for label in deployment.pool.serves:
+                if label not in names:
+                    raise InputError(f"pools[{i}].serves", f"{label!r}, a label that the trace does not have", f"of {list(names)}")
+        return serving
+
+    def _patience(self, plan: Plan, table: RequestTable) -> Patience | None:
+        c = plan.clients
+        if c.timeout == c.first_token_timeout == inf and table.cancel_after is None:
+            return None
+        return Patience(
+            self.env, self.cluster, table.cancel_after, c.timeout, c.first_token_timeout, c.retries, c.backoff
+        )
+
+    def report_to(self, progress: Progress) -> None:
+        """Call `progress` every few hundred requests."""
+        ended = 0
+        total = len(self.cluster.lengths)
+
+        def count(*_: object) -> None:
+            nonlocal ended
+            ended += 1
+            if not ended % 512:
+                progress(self.env.now / ticks(1), ended, total)
+
+        self.cluster.on_end.append(count)
+
+
+def _predictor(sigma: float, stream: Stream) -> Callable[[int], float]:
+    if not sigma:
+        return float
+    errors = iter(())
+
+    def estimate(tokens: int) -> float:
+        nonlocal errors
+        error = next(errors, None)
+        if error is None:
+            errors = iter(stream.normal(1024).tolist())
+            error = next(errors)
+        return tokens * exp(sigma * error)
+
+    return estimate
+
+
+def _info(replica: Replica, domain: Any) -> EngineInfo:
+    rank = domain.rank
+    return EngineInfo(
+        replica.id, replica.pool, rank.total_blocks, getattr(domain, "busy", 0), getattr(domain, "outside", 0),
+        rank.preemptions, len(domain.cost.stages),
+    )  # fmt: skip
