@@ -38,6 +38,7 @@ class ComposedCost:
         check_parallel(model, parallel)
         self.model, self.hardware, self.parallel, self.label = model, hardware, parallel, label
         self._kv_cache_dtype, self._host = kv_cache_dtype, host
+        self._host_ticks: dict[int, int] = {}
         stages = range(parallel.pipeline_parallel_size)
         self.stages: Sequence[StageCost] = tuple(
             Stage(stage_operators(model, parallel, stage, kv_cache_dtype), times) for stage in stages
@@ -57,7 +58,10 @@ class ComposedCost:
 
     def host(self, sequences: int) -> int:
         """Ticks of host time an iteration with `sequences` requests adds."""
-        return self._host.ticks(sequences)
+        known = self._host_ticks.get(sequences)
+        if known is None:
+            known = self._host_ticks[sequences] = self._host.ticks(sequences)
+        return known
 
     def describe(self) -> dict[str, object]:
         """Provenance and parameters, for the report."""

@@ -73,8 +73,8 @@ class ClosedLoop:
             self._next += 1
             self.cluster.submit(self._next - 1)
 
-    def _ended(self, request: Request, end: End) -> None:
-        Moment(self.env, self.env.now + self._think, ARRIVALS, self._send)
+    def _ended(self, request: Request, end: End, now: int) -> None:
+        Moment(self.env, now + self._think, ARRIVALS, self._send)
 
 
 class Patience:

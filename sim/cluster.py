@@ -28,9 +28,10 @@ class Cluster:
         self.lengths: array[int] = array("q")  # true output length by request index: policies have no way here
         self.live: dict[Request, None] = {}
         self.submitted = 0
+        self.offered = len(table)
         self.truncated = 0  # answers that `max_model_len` cuts short
         self.on_submit: list[Callable[[Request], None]] = []
-        self.on_end: list[Callable[[Request, End], None]] = []
+        self.on_end: list[Callable[[Request, End, int], None]] = []
         self.estimate: Callable[[int], float] | None = None  # a predictor of output length
         self.replicas: list[Replica] = []
         self._prompts: array[int] = array("q", table.prompt_tokens.tobytes())
@@ -70,7 +71,7 @@ class Cluster:
         self.live[request] = None
         if not replicas:
             self.lengths.append(self._outputs[row])
-            self._end(request, End.REJECTED)
+            self._end(request, End.REJECTED, self.env.now)
             return request
         if self.estimate:
             request.estimate = self.estimate(self._outputs[row])
@@ -86,13 +87,13 @@ class Cluster:
             listener(request)
         return request
 
-    def finished(self, request: Request) -> None:
+    def finished(self, request: Request, now: int) -> None:
         """Its last token has come."""
-        self._end(request, End.FINISHED)
+        self._end(request, End.FINISHED, now)
 
-    def gone(self, request: Request) -> None:
+    def gone(self, request: Request, now: int) -> None:
         """Its engine has dropped it: cancelled, or it can never fit."""
-        waited = self.env.now - request.arrival
+        waited = now - request.arrival
         spent = request.queueing + request.prefill + request.decode + request.interference
         rest = waited - spent - request.preemption - request.transfer - request.host
         if request.scheduled < 0:
@@ -102,9 +103,9 @@ class Cluster:
         else:
             request.prefill += rest
         if request.cancelled:
-            self._end(request, End.CANCELLED)
+            self._end(request, End.CANCELLED, now)
         else:
-            self._end(request, End.FAILED if request.generated else End.REJECTED)
+            self._end(request, End.FAILED if request.generated else End.REJECTED, now)
 
     def cancel(self, request: Request) -> None:
         """Its client gives up."""
@@ -112,18 +113,19 @@ class Cluster:
             request.cancelled = True
             request.engine.cancel(request)
 
-    def _end(self, request: Request, end: End) -> None:
+    def _end(self, request: Request, end: End, now: int) -> None:
         request.over = True
         del self.live[request]
         if request.replica >= 0:
             self.replicas[request.replica].release(request)
-        self.recorder.request(request, end, self.env.now, self.lengths[request.index])
+        self.recorder.request(request, end, now, self.lengths[request.index])
         for listener in self.on_end:
-            listener(request, end)
+            listener(request, end, now)
 
     def close(self) -> None:
         """Write a row for everyone who has not ended when the run stops."""
+        now = max(self.env.now, self.turn.tick)
         for request in list(self.live):
             request.generated = request.tokens()
-            self.recorder.request(request, End.UNFINISHED, self.env.now, self.lengths[request.index])
+            self.recorder.request(request, End.UNFINISHED, now, self.lengths[request.index])
         self.live.clear()

@@ -21,20 +21,23 @@ class Domain:
     """One rank with one batch in flight.
 
     place : rank among simultaneous events; arrivals have place 0, so at equal ticks they come first.
-    gone : called with a request that was cancelled or that nothing can ever admit, once the rank has dropped it.
+    gone : called with a request that was cancelled or that nothing can ever admit, once the rank has dropped it,
+        and the tick.
     swap_ticks : time to move one KV block between device and host.
     step_by_step : never leap, but assert at each iteration the promises that would have allowed it.
     """
 
     def __init__(
         self, env: Environment, turn: Turn, place: int, rank: Rank, cost: CostModel, recorder: Recorder, number: int,
-        gone: Callable[[Request], None], swap_ticks: int = 0, step_by_step: bool = False,
+        gone: Callable[[Request, int], None], swap_ticks: int = 0, step_by_step: bool = False,
     ) -> None:  # fmt: skip
         self.env = env
         self.turn = turn
         self.place = place
         self.rank = rank
         self.cost = cost
+        self._piece = cost.stages[0].piece
+        self._host_ticks = cost.host
         self.gone = gone
         self.swap_ticks = swap_ticks
         self.leaps = recorder.leaps[number]
@@ -109,29 +112,39 @@ class Domain:
         if event is not self._alarm:  # a leap that was cut: its old end means nothing
             return
         self._alarm = None
-        now = self.env.now
-        self.turn.tick, self.turn.place = now, self.place
-        if self.batch is not None:
-            self._complete(self.batch)
-        if self.inbox:
-            self._take_in(now)
-        if self.quitting:
-            self._drop_cancelled()
-        self._begin(now)
+        env, turn, now = self.env, self.turn, self.env.now
+        turn.place = self.place
+        while True:
+            turn.tick = now
+            if self.batch is not None:
+                self._complete(self.batch, now)
+            if self.inbox:
+                self._take_in(now)
+            if self.quitting:
+                self._drop_cancelled(now)
+            now = self._begin(now)
+            if now < 0:
+                return
+            if now >= env.peek():
+                self._wake_at(now)
+                return
+            # Nothing else happens anywhere before this leap ends: no need to go through the event queue.
 
-    def _begin(self, now: int) -> None:
-        """Decide, launch, and find out how far the decision carries."""
+    def _begin(self, now: int) -> int:
+        """Decide, launch, and find out how far the decision carries. Returns the tick of its end, -1 if nothing runs."""
         step = self._decide(now)
         if step is None:
             self.batch, self.iterations = None, 0
-            return
-        rank, cost = self.rank, self.cost
+            return -1
+        rank = self.rank
         self.batch = batch = rank.launch(step)
         self.step, self.start = step, now
         chunks = batch.chunks
-        decodes, context_sum, low, high = self._composition(batch, step)
-        piece = cost.stages[0].piece
-        base, slope, limit, self._outside = piece(chunks, decodes, context_sum, low, high)
+        if batch.decodes and len(batch.cohorts) == 1 and not step.ghosts and not self.cost.extremes:
+            decodes, context_sum, low, high = batch.decodes, batch.cohorts[0].context_sum, 0, 0
+        else:
+            decodes, context_sum, low, high = self._composition(batch, step)
+        base, slope, limit, self._outside = self._piece(chunks, decodes, context_sum, low, high)
         if step.iterations < limit:
             limit = step.iterations
         if chunks:
@@ -141,8 +154,8 @@ class Domain:
         if self._witness:
             self._witness.check(step, rank.preempted, base, slope, limit)
             limit = 1
-        self.host = cost.host(decodes + len(chunks))
-        base += self.host
+        self.host = host = self._host_ticks(decodes + len(chunks))
+        base += host
         if batch.swapped_blocks:
             base += batch.swapped_blocks * self.swap_ticks
             limit = 1
@@ -154,19 +167,22 @@ class Domain:
         if limit > 1:
             limit = rank.affordable(batch, limit)
         self.base, self.slope, self.iterations = base, slope, limit
-        self._wake_at(now + (base if limit == 1 else span(base, slope, limit)))
+        return now + (base if limit == 1 else span(base, slope, limit))
 
     def _decide(self, now: int) -> Step | None:
         """The policy's next step, or None when there is nothing to do."""
         rank = self.rank
         step = rank.next_step(now)
         while step.empty():
-            if not rank.preempted:  # else the next step may admit those whom this one preempted
+            if rank.preempted:  # the next step may admit those whom this one preempted
+                if self._witness:
+                    self._witness.release()
+            else:
                 stuck = rank.stuck()
                 if stuck is None:
                     return None
                 rank.drop(stuck)
-                self.gone(stuck)
+                self.gone(stuck, now)
             step = rank.next_step(now)
         return step
 
@@ -188,7 +204,7 @@ class Domain:
 
     def _price_alone(self, batch: Batch, decodes: int, context_sum: int, low: int, high: int) -> int:
         """Price each part of a mixed batch by itself, for the attribution of time. Returns how long those pieces hold."""
-        piece = self.cost.stages[0].piece
+        piece = self._piece
         valid = FOREVER
         if decodes:
             pure, growth, valid, _ = piece((), decodes, context_sum, low, high)
@@ -201,10 +217,10 @@ class Domain:
                 valid = holds
         return valid
 
-    def _complete(self, batch: Batch) -> None:
+    def _complete(self, batch: Batch, now: int) -> None:
         """Book the leap that ends now."""
         k, start = self.iterations, self.start
-        total = self.base if k == 1 else span(self.base, self.slope, k)
+        total = now - start
         host = self.host * k
         if batch.parts:
             for (request, _), (alone, growth) in zip(batch.parts, self._own, strict=True):
@@ -222,19 +238,18 @@ class Domain:
 
     def _log(self, batch: Batch, k: int, start: int, base: int, slope: int) -> None:
         rank = self.rank
-        gap = 0
-        if batch.decodes:
+        decodes, chunks = batch.decodes, batch.chunks
+        gap = tokens = 0
+        if decodes:
             end = start + base
             gap = end - batch.cohorts[0].ends
             for cohort in batch.cohorts:
                 if cohort.late or cohort is not batch.cohorts[0]:
                     self._log_odd_gaps(cohort, end, gap)
-        self.leaps.append(
-            (
-                start, k, base, slope, batch.decodes, gap, sum([tokens for tokens, _ in batch.chunks]),
-                len(batch.chunks), len(rank.waiting), rank.total_blocks - rank.pool.free,
-            )
-        )  # fmt: skip
+        if chunks:
+            tokens = chunks[0][0] if len(chunks) == 1 else sum([tokens for tokens, _ in chunks])
+        used = rank.total_blocks - rank.pool.free
+        self.leaps.append((start, k, base, slope, decodes, gap, tokens, len(chunks), len(rank.waiting), used))
 
     def _log_odd_gaps(self, cohort: Cohort, end: int, gap: int) -> None:
         """Correct the log where a member's last token came at another time than its cohort's, or the first cohort's."""
@@ -259,9 +274,9 @@ class Domain:
             self.rank.waiting.push(request)
         self.inbox.clear()
 
-    def _drop_cancelled(self) -> None:
+    def _drop_cancelled(self, now: int) -> None:
         for request in self.quitting:
             if not request.over:  # it may have ended meanwhile
                 self.rank.drop(request)
-                self.gone(request)
+                self.gone(request, now)
         self.quitting.clear()

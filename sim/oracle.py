@@ -23,7 +23,8 @@ class ListEngine:
 
     def __init__(
         self, env: Environment, turn: Turn, place: int, limits: Limits, policy: BatchPolicy, queue: QueuePolicy,
-        blocks: int, lengths: Sequence[int], ended: Callable[[Request], None], gone: Callable[[Request], None],
+        blocks: int, lengths: Sequence[int], ended: Callable[[Request, int], None],
+        gone: Callable[[Request, int], None],
         cost: CostModel, host_blocks: int = 0, swap_ticks: int = 0,
     ) -> None:  # fmt: skip
         self.env, self.turn, self.place = env, turn, place
@@ -265,7 +266,7 @@ class ListEngine:
             done += self.token(request, flight.end)
         for request in done:
             self.release(request)
-            self.ended(request)
+            self.ended(request, flight.end)
 
     def token(self, request: Request, now: int) -> list[Request]:
         """Credit a token; the request itself if it was the last."""
@@ -308,4 +309,4 @@ class ListEngine:
             self.host_free += request.blocks
         else:
             self.waiting.remove(request)
-        self.gone(request)
+        self.gone(request, self.now)

@@ -63,7 +63,7 @@ class PipelineDomain(Domain):
         if self.quitting:
             flying = [r for r in self.quitting if self._in_flight(r)]
             self.quitting = [r for r in self.quitting if r not in flying]
-            self._drop_cancelled()
+            self._drop_cancelled(now)
             self.quitting = flying
         while len(self.flights) < len(self._stage_free):
             step = self._decide(now)

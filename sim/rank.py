@@ -15,24 +15,29 @@ _order = attrgetter("order")
 
 
 class Batch:
-    """A launched iteration, or a leap of equal ones: what it computes and on whose behalf."""
+    """A launched iteration, or a leap of equal ones: what it computes and on whose behalf.
+
+    granted : blocks that its decodes take in the first iteration.
+    parts, chunks : prompt parts, and the same as (tokens, context).
+    swapped_blocks : moved between device and host before it could start.
+    """
 
     __slots__ = ("chunks", "cohorts", "decodes", "granted", "parts", "swapped_blocks")
 
-    def __init__(self, cohorts: list[Cohort], decodes: int) -> None:
+    def __init__(self, cohorts: list[Cohort], decodes: int, granted: int) -> None:
         self.cohorts = cohorts
         self.decodes = decodes
-        self.granted = 0  # blocks that its decodes take in the first iteration
-        self.parts: list[Part] = []
-        self.chunks: list[Chunk] = []  # of `parts`: (tokens, context)
-        self.swapped_blocks = 0  # moved between device and host before it could start
+        self.granted = granted
+        self.parts: Sequence[Part] = ()
+        self.chunks: Sequence[Chunk] = ()
+        self.swapped_blocks = 0
 
 
 class Rank:
     """What a policy decides about (`core.RankView`), and the hand that carries its decisions out.
 
     lengths : true output length by request index; the only copy, and no policy is given it.
-    ended : called with a request whose last token has come.
+    ended : called with a request whose last token has come, and the tick.
     host_blocks : KV blocks that fit into the host's swap space.
     """
 
@@ -43,7 +48,7 @@ class Rank:
         queue: QueuePolicy,
         blocks: int,
         lengths: Sequence[int],
-        ended: Callable[[Request], None],
+        ended: Callable[[Request, int], None],
         host_blocks: int = 0,
     ) -> None:
         self.limits = limits
@@ -86,6 +91,8 @@ class Rank:
         """Ask the policy what to run; where the running requests cannot grow, preempt and ask again."""
         self.now = now
         self.preempted = 0
+        if self._held_back:
+            self._forget_held_back()
         while True:
             self._look()
             step = self.policy.compose(self)
@@ -163,31 +170,43 @@ class Rank:
             self._observe(step)
         for request in step.resume:
             self._swap_in(request)
+        cohorts = self.idle
         if step.resume or self._held_back or step.decodes != self.decodes:
-            batch = Batch(self._first(step.decodes), step.decodes)
-            batch.granted = sum(c.demand() for c in batch.cohorts)
+            cohorts = self._first(step.decodes)
+            batch = Batch(cohorts, step.decodes, sum(c.demand() for c in cohorts))
         else:
-            batch = Batch([c for c in self.idle if c.count] if len(self.idle) > 1 else self.idle, step.decodes)
-            batch.granted = self.decode_demand
+            if len(cohorts) > 1:
+                cohorts = [c for c in cohorts if c.count]
+            batch = Batch(cohorts, step.decodes, self.decode_demand)
             self.idle = []
-        self.pool.take(batch.granted)
-        batch.swapped_blocks, self._swapped_blocks = self._swapped_blocks, 0
-        parts, chunks = batch.parts, batch.chunks
-        if step.chunks:
-            for request, tokens in step.chunks:
-                chunks.append((tokens, request.computed))
+        if batch.granted:
+            self.pool.take(batch.granted)
+        if self._swapped_blocks:
+            batch.swapped_blocks, self._swapped_blocks = self._swapped_blocks, 0
+        if step.chunks or step.admit:
+            self._launch_prompts(batch, step)
+        if self._held_back:
+            self._forget_held_back()
+        return batch
+
+    def _launch_prompts(self, batch: Batch, step: Step) -> None:
+        parts: list[Part] = list(step.chunks)
+        chunks = [(tokens, request.computed) for request, tokens in parts]
+        if parts:
+            for request, tokens in parts:
                 self._extend(request, request.computed + tokens)
-            parts += step.chunks
-            running = {request for request, _ in step.chunks}
+            running = {request for request, _ in parts}
             self.prefills = [r for r in self.prefills if r not in running]
         for request, tokens, blocks in step.admit:
             self._admit(request, blocks)
-            chunks.append((tokens, request.computed))
             parts.append((request, tokens))
-        if self._held_back:
-            self.prefills += [r for r in self._held_back if not r.cohort]
-            self._held_back = []
-        return batch
+            chunks.append((tokens, request.computed))
+        batch.parts, batch.chunks = parts, chunks
+
+    def _forget_held_back(self) -> None:
+        self.prefills += [r for r in self._held_back if not r.cohort]
+        self.prefills.sort(key=_order)
+        self._held_back = []
 
     def affordable(self, batch: Batch, limit: int) -> int:
         """How many iterations of a launched batch, 1 to `limit`, the free blocks allow."""
@@ -268,24 +287,33 @@ class Rank:
                 cohort.run(iterations, start, total, pure, host)
                 if cohort.heap[0][0] <= cohort.runs:
                     done += cohort.finished()
-        self.idle = cohorts + self.idle if self.idle else cohorts
-        if len(self.idle) > 1:
+        if self.idle or len(cohorts) > 1:
+            self.idle = cohorts + self.idle
             self._merge(cohorts)
+        else:
+            self.idle = cohorts
+        if batch.parts:
+            self._complete_prompts(batch, iterations, start + total, done)
+        for request in done:
+            self.running -= 1
+            self.pool.give(request.blocks)
+            self.ended(request, start + total)
+        return bool(done)
+
+    def _complete_prompts(self, batch: Batch, iterations: int, end: int, done: list[Request]) -> None:
+        """Book the prompt parts; who has its only token joins `done`."""
+        incomplete = False
         for request, tokens in batch.parts:
             request.computed += tokens * iterations
             if iterations > 1:
                 self._extend(request, request.computed)
             if request.computed < request.target:
                 self.prefills.append(request)
-            elif self._prompt_done(request, start + total):
+                incomplete = True
+            elif self._prompt_done(request, end):
                 done.append(request)
-        if len(self.prefills) > 1:
+        if incomplete:
             self.prefills.sort(key=_order)
-        for request in done:
-            self.running -= 1
-            self.pool.give(request.blocks)
-            self.ended(request)
-        return bool(done)
 
     def _merge(self, ran: list[Cohort]) -> None:
         """Make one cohort of those that ran together, and drop empty ones: fewer cohorts are cheaper."""

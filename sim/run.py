@@ -18,13 +18,14 @@ from ..traces.streams import Stream
 from ..traces.table import RequestTable
 from .clients import ClosedLoop, OpenLoop, Patience
 from .cluster import Cluster
+from .core import Request
 from .deploy import Deployment, deploy, make_router
 from .domain import Domain
 from .invariants import check_invariants
 from .oracle import ListEngine
 from .pipeline import PipelineDomain
 from .rank import Rank
-from .records import Recorder
+from .records import End, Recorder
 from .replica import Replica
 
 Progress = Callable[[float, int, int], None]  # simulated seconds, requests ended, requests in the trace
@@ -107,7 +108,7 @@ def run(
     return Run(
         plan=plan, table=table, seed=seed, deployments=deployments, recorder=world.recorder,
         engines=[_info(replica, d) for replica in world.cluster.replicas for d in replica.domains],
-        duration=world.env.now, interrupted=interrupted, truncated=world.cluster.truncated,
+        duration=max(world.env.now, world.cluster.turn.tick), interrupted=interrupted, truncated=world.cluster.truncated,
         timeouts=world.patience.timeouts if world.patience else 0,
         invariants=check_invariants(world.recorder, world.cluster, interrupted or horizon < inf),
         cpu_seconds=spent,
@@ -194,13 +195,13 @@ class _World:
     def report_to(self, progress: Progress) -> None:
         """Call `progress` every few hundred requests."""
         ended = 0
-        total = len(self.cluster.lengths)
+        total = self.cluster.offered
 
-        def count(*_: object) -> None:
+        def count(request: Request, end: End, now: int) -> None:
             nonlocal ended
             ended += 1
             if not ended % 512:
-                progress(self.env.now / ticks(1), ended, total)
+                progress(now / ticks(1), ended, total)
 
         self.cluster.on_end.append(count)
 

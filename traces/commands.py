@@ -58,7 +58,7 @@ def describe_command(args: argparse.Namespace) -> int:
     from .stats import describe
     from .summary import summary
 
-    description = describe(_changed(_read(args.trace, args), args))
+    description = describe(change_trace(_read(args.trace, args), args))
     print(json.dumps(description) if args.json else summary(description))
     return 0
 
@@ -71,7 +71,7 @@ def convert_command(args: argparse.Namespace) -> int:
     if args.label is not None and len(args.traces) == 1:
         raise InputError("--label", "given for one trace", "two or more traces to merge")
     tables = [_read(path, args) for path in args.traces]
-    table = _changed(merge(tables, args.label) if len(tables) > 1 else tables[0], args)
+    table = change_trace(merge(tables, args.label) if len(tables) > 1 else tables[0], args)
     rows = write(table, args.out, args.to)
     _report(args, rows, table.source.failed, table.source.dropped)
     return 0
@@ -81,7 +81,7 @@ def fit_command(args: argparse.Namespace) -> int:
     """Fit a generator to a trace."""
     from .fit import fit, write_params
 
-    params = fit(_changed(_read(args.trace, args), args))
+    params = fit(change_trace(_read(args.trace, args), args))
     if args.out is not None:
         write_params(params, args.out)
     if args.json:
@@ -115,25 +115,36 @@ def generate_command(args: argparse.Namespace) -> int:
 
 
 def _reading(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("reading")
-    group.add_argument(
-        "--columns", metavar="MAP", help="for any CSV: arrival=ts:ms,prompt_tokens=in,output_tokens=out,..."
-    )
+    group = add_reading(parser)
     group.add_argument("--keep-failed", action="store_true", help="keep requests without a response")
-    group.add_argument("--sort", action="store_true", help="order rows by time instead of refusing disorder")
-    group.add_argument("--jitter", metavar="SEED", type=int, help="spread whole-second stamps inside their second")
     group.add_argument("--seed", metavar="N", type=int, help="of a generator's parameter file (default 0)")
 
 
+def add_reading(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add the flags that say how to read a trace; `read_trace` uses them."""
+    group = parser.add_argument_group("reading the trace")
+    group.add_argument(
+        "--columns", metavar="MAP", help="for any CSV: arrival=ts:ms,prompt_tokens=in,output_tokens=out,..."
+    )
+    group.add_argument("--sort", action="store_true", help="order rows by time instead of refusing disorder")
+    group.add_argument("--jitter", metavar="SEED", type=int, help="spread whole-second stamps inside their second")
+    return group
+
+
 def _changing(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("changing (in this order)")
+    add_changing(parser)
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+def add_changing(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that change a trace; `change_trace` uses them."""
+    group = parser.add_argument_group("changing the trace (in this order)")
     group.add_argument(
         "--where", metavar="CONDITION", action="append", default=[], help="model=GPT-4, prompt_tokens<=8192"
     )
     group.add_argument("--window", metavar="START:END", help="seconds; the start becomes 0")
     group.add_argument("--limit", metavar="N", type=int, help="the first N requests")
     group.add_argument("--rate-scale", metavar="X", type=float, help="X times as fast")
-    parser.add_argument("--json", action="store_true", help="machine-readable output")
 
 
 def _writing(parser: argparse.ArgumentParser) -> None:
@@ -144,23 +155,24 @@ def _writing(parser: argparse.ArgumentParser) -> None:
 
 
 def _read(path: Path, args: argparse.Namespace) -> RequestTable:
-    from .load import is_spec, load
-    from .readers.mapped import parse_mapping
+    from .load import is_spec
 
     if args.seed is not None and not is_spec(path):
         raise InputError("--seed", f"given for the recorded trace {path}", "a generator's parameter file")
+    return read_trace(path, args, args.seed or 0, args.keep_failed)
+
+
+def read_trace(path: Path, args: argparse.Namespace, seed: int, keep_failed: bool = False) -> RequestTable:
+    """The trace at `path`, read as the flags of `add_reading` say; `seed` is for a generator's parameter file."""
+    from .load import load
+    from .readers.mapped import parse_mapping
+
     columns = None if args.columns is None else parse_mapping(args.columns)
-    return load(
-        path,
-        columns=columns,
-        keep_failed=args.keep_failed,
-        sort=args.sort,
-        jitter_seed=args.jitter,
-        seed=args.seed or 0,
-    )
+    return load(path, columns=columns, keep_failed=keep_failed, sort=args.sort, jitter_seed=args.jitter, seed=seed)
 
 
-def _changed(table: RequestTable, args: argparse.Namespace) -> RequestTable:
+def change_trace(table: RequestTable, args: argparse.Namespace) -> RequestTable:
+    """The trace as the flags of `add_changing` want it."""
     from .transform import limit, scale_rate, where, window
 
     for condition in args.where:

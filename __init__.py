@@ -1,0 +1,39 @@
+"""servecast forecasts LLM serving: a discrete-event simulator and plan optimizer.
+
+The names below are the whole public surface for notebooks; each is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .configs.plan import load_plan as load_plan
+    from .configs.slo import load_slo as load_slo
+    from .errors import InputError as InputError
+    from .sim.report import build_report as build_report
+    from .sim.run import run as run
+    from .traces.load import load as load_trace
+
+_HOME = {
+    "InputError": "errors:InputError",
+    "build_report": "sim.report:build_report",
+    "load_plan": "configs.plan:load_plan",
+    "load_slo": "configs.slo:load_slo",
+    "load_trace": "traces.load:load",
+    "run": "sim.run:run",
+}
+__all__ = [*_HOME, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("servecast")
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    module, _, attribute = _HOME[name].partition(":")
+    return getattr(import_module(f".{module}", __name__), attribute)

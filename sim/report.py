@@ -1,0 +1,107 @@
+"""The report of one run: a flat dictionary in the shape of `vllm bench serve`, with a `simulation` block."""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from ..configs.slo import SLO
+from ..costmodels.base import TICKS_PER_SECOND
+from ..costmodels.price import price_per_million_tokens
+from ..errors import InputError
+from .attainment import attainment, groups
+from .metrics import Finished, summary
+from .overload import overload_verdict
+from .run import Run
+
+
+def package_version() -> str:
+    """The installed version of servecast."""
+    try:
+        return version("servecast")
+    except PackageNotFoundError:  # a source tree that was never installed
+        return "unknown"
+
+
+def build_report(run: Run, slo: SLO | None = None, warmup: float = 0.0) -> dict[str, Any]:
+    """Everything `report.json` holds. The same run gives the same report, byte for byte.
+
+    warmup : seconds of arrivals to leave out of the statistics.
+    """
+    requests = Finished(run, warmup)
+    if not len(requests.ends):
+        raise InputError("--warmup", f"no request arrives after {warmup:g} s", "a warm-up shorter than the trace")
+    figures = summary(run, requests)
+    figures.update(_cost(run, figures))
+    if slo:
+        slo_block = attainment(run, requests, slo, figures)
+        figures["request_goodput"] = slo_block["request_goodput"]
+        figures["slo"] = slo_block
+    by_group = groups(run, requests, slo)
+    if by_group:
+        figures["groups"] = by_group
+    figures["simulation"] = _simulation(run, warmup)
+    return figures
+
+
+def _cost(run: Run, figures: dict[str, Any]) -> dict[str, Any]:
+    prices = [d.usd_per_hour for d in run.deployments]
+    usd = None if None in prices else sum(p for p in prices if p is not None)
+
+    def per_million(throughput: float | None) -> float | None:
+        return price_per_million_tokens(usd, throughput) if usd is not None and throughput else None
+
+    return {
+        "usd_per_hour": usd,
+        "cost_per_1m_output_tokens": per_million(figures["output_throughput"]),
+        "cost_per_1m_tokens": per_million(figures["total_token_throughput"]),
+    }
+
+
+def _simulation(run: Run, warmup: float) -> dict[str, Any]:
+    busy = sum(e.busy for e in run.engines)
+    columns = [table.columns() for table in run.recorder.leaps]
+    iterations = sum(int(c["iterations"].sum()) for c in columns)
+    decoded = sum(int((c["iterations"] * c["decodes"]).sum()) for c in columns)
+    return {
+        "servecast": package_version(),
+        "plan": run.plan.name,
+        "plan_fingerprint": run.plan.fingerprint(),
+        "trace": run.table.source.name,
+        "trace_fingerprint": run.table.fingerprint(),
+        "seed": run.seed,
+        "warmup_s": warmup,
+        "interrupted": run.interrupted,
+        "load": overload_verdict(run),
+        "invariants": run.invariants,
+        "extrapolated_share": sum(e.outside for e in run.engines) / busy if busy else 0.0,
+        "iterations": iterations,
+        "engine_steps": run.leaps,
+        "mean_decode_batch": decoded / iterations if iterations else 0.0,
+        "preemptions": sum(e.preemptions for e in run.engines),
+        "timeouts": run.timeouts,
+        "truncated_by_max_model_len": run.truncated,
+        "pools": [_pool(run, i) for i in range(len(run.deployments))],
+        "source": dataclasses.asdict(run.table.source),
+    }
+
+
+def _pool(run: Run, number: int) -> dict[str, Any]:
+    d = run.deployments[number]
+    engines = [e for e in run.engines if e.pool == d.pool.name]
+    span = run.duration / TICKS_PER_SECOND
+    return {
+        "name": d.pool.name,
+        "replicas": d.pool.replicas,
+        "accelerators": d.pool.accelerators,
+        "engine": d.preset.name,
+        "limits": {name: getattr(d.limits, name) for name in d.limits.__slots__},
+        "kv_blocks": d.blocks,
+        "kv_tokens": d.blocks * d.limits.block_size,
+        "kv_capacity": d.capacity.lines(),
+        "kv_capacity_given": d.pool.num_gpu_blocks_override is not None,
+        "usd_per_hour": d.usd_per_hour,
+        "busy_share": [e.busy / e.stages / run.duration if span else 0.0 for e in engines],
+        "cost_model": d.cost.describe(),
+    }
