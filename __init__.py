@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .sim.run import run as run
     from .traces.load import load as load_trace
 
+__all__ = ["InputError", "__version__", "build_report", "load_plan", "load_slo", "load_trace", "run"]
+
 _HOME = {
     "InputError": "errors:InputError",
     "build_report": "sim.report:build_report",
@@ -23,7 +25,6 @@ _HOME = {
     "load_trace": "traces.load:load",
     "run": "sim.run:run",
 }
-__all__ = [*_HOME, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,24 +6,67 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from itertools import takewhile
+from typing import Any, NoReturn
 
-from .errors import InputError, nearest_name
+from .errors import InputError, unknown_name
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse with our way of saying what is wrong."""
+    """argparse that complains at the sub-command where something is wrong, and names what would be right."""
 
-    def error(self, message: str) -> None:  # type: ignore[override]
-        known = [flag for action in self._actions for flag in action.option_strings]
-        for action in self._actions:
-            known += [str(choice) for choice in action.choices or ()]
-        words = [word for word in message.replace("'", " ").replace(",", " ").split() if word not in known]
-        near = next((name for word in reversed(words) if (name := nearest_name(word, known))), None)
-        hint = f"; did you mean {near!r}?" if near and ("unrecognized" in message or "invalid choice" in message) else ""
-        self.exit(2, f"{self.prog}: {message}{hint}\ntry: {self.prog} --help\n")
+    def __init__(self, **settings: Any) -> None:
+        # An abbreviation that works today would mean something else as soon as a flag is added.
+        super().__init__(**settings, allow_abbrev=False)
+        self.register("type", int, _number(int, "a whole number"))
+        self.register("type", float, _number(float, "a finite number"))
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message.removeprefix('argument ')}; see `{self.prog} --help`\n")
+
+    def _refuse(self, error: InputError) -> NoReturn:
+        self.exit(2, f"{self.prog}: {error}\n")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse, but a leaf of the command tree looks for unknown flags before it misses anything else."""
+        words = sys.argv[1:] if args is None else list(args)
+        if not self._subparsers:
+            flags = (word.partition("=")[0] for word in takewhile(lambda word: word != "--", words))
+            self._check_flags(flag for flag in flags if flag.startswith("--"))
+        parsed, extra = super().parse_known_args(words, namespace)
+        if extra:
+            self._check_flags(word for word in extra if word.startswith("-"))
+            self._refuse(InputError("", f"{extra[0]!r} is one argument too many", f"what `{self.prog} --help` shows"))
+        return parsed, extra
+
+    def _check_flags(self, flags: Iterable[str]) -> None:
+        for flag in flags:
+            if flag not in self._option_string_actions:
+                known = [name for name in self._option_string_actions if name.startswith("--")]
+                self._refuse(unknown_name("", "flag", flag, known))
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            where = "/".join(action.option_strings)
+            self._refuse(unknown_name(where, "choice" if where else "command", value, action.choices))
+
+
+def _number(kind: type, expected: str) -> Callable[[str], Any]:
+    """A flag's type for argparse: finite numbers only, and words instead of the name of a Python type."""
+
+    def convert(text: str) -> Any:
+        with suppress(ValueError, OverflowError):
+            value = kind(text)
+            if math.isfinite(value):
+                return value
+        raise argparse.ArgumentTypeError(f"{text!r}; expected {expected}")
+
+    return convert
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -36,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Forecast LLM serving: replay a trace on a deployment plan, or search the plan.",
     )
     parser.add_argument("--version", action="store_true", help="print the version")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
     sim_commands.add_arguments(subparsers)
     trace_commands.add_arguments(subparsers)
     return parser
@@ -49,19 +92,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.version:
         from . import __version__
 
-        print(__version__)
+        print(f"servecast {__version__}")
         return 0
     if not args.command:
-        parser.print_help()
+        parser.print_help(sys.stderr)
         return 2
     try:
-        return int(args.handler(args))
-    except InputError as error:
-        print(f"servecast: {error}", file=sys.stderr)
-        return 2
+        code = int(args.handler(args))
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
-        print("servecast: interrupted", file=sys.stderr)
-        return 2
+        found = "interrupted"
     except BrokenPipeError:  # whoever read our output has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (InputError, OSError) as error:
+        found = str(error)
+    except MemoryError:
+        found = "out of memory; expected a smaller trace or plan"
+    print(f"servecast: {found}", file=sys.stderr)
+    return 2

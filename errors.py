@@ -7,7 +7,11 @@ import it (docs/adr/0001-ground.md).
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+
+_SHORT = reprlib.Repr()  # bounded in depth and width: YAML aliases make small files of huge values
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
 
 
 class InputError(Exception):
@@ -40,14 +44,23 @@ class InputError(Exception):
         return InputError(where, self.found, self.expected, self.nearest)
 
 
+def shown(value: object) -> str:
+    """A value as an error message shows it."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 def nearest_name(name: str, valid: Iterable[str]) -> str | None:
-    """The member of `valid` most like `name`, or None when none is near."""
+    """The member of `valid` most like `name`, or None when none is near. The only one that it begins wins."""
     options = {option.lower(): option for option in valid}
-    match = difflib.get_close_matches(name.lower(), options, n=1, cutoff=0.5)
+    begun = [option for option in options if name and option.startswith(name.lower())]
+    match = begun if len(begun) == 1 else difflib.get_close_matches(name.lower(), options, n=1, cutoff=0.5)
     return options[match[0]] if match else None
 
 
 def unknown_name(where: str, kind: str, name: str, valid: Iterable[str]) -> InputError:
     """The error for a name that is none of `valid`."""
     options = sorted(valid)
-    return InputError(where, f"no {kind} is called {name!r}", "one of " + ", ".join(options), nearest_name(name, options))
+    found = f"no {kind} is called {shown(name)}"
+    expected = "one of " + ", ".join(options) if options else "none, as there are none"
+    return InputError(where, found, expected, nearest_name(name, options))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import InputError, unknown_name
+from ..errors import InputError, nearest_name
 from .device import HardwareCard
 from .huggingface import model_from_config
 from .model import ModelCard
 from .strict import build, read_mapping
 
 _HERE = Path(__file__).parent
+_WORDS = {"plans": "plan", "slos": "SLO", "engines": "engine", "models": "model", "hardware": "hardware"}
 
 
 def names(kind: str) -> tuple[str, ...]:
@@ -27,16 +28,19 @@ def find(kind: str, name: str, where: str = "") -> Path:
     """The file of a card: a path of the user's own, or the name of one that comes with the package.
 
     A path is a name that ends in `.json`, `.yaml` or `.yml`, or a folder (of a Hugging Face checkpoint) with a
-    `config.json`. Names may carry an organisation (`meta-llama/Llama-3.1-8B`), and case does not matter.
+    `config.json`. A model's name may carry an organisation (`meta-llama/Llama-3.1-8B`), and case does not matter.
     """
     path = Path(name).expanduser()
     if path.suffix in (".json", ".yaml", ".yml"):
         return path
     if kind == "models" and (path / "config.json").is_file():
         return path / "config.json"
-    shipped = _HERE / kind / (name.rsplit("/", 1)[-1].lower() + _suffix(kind))
+    short = name.rsplit("/", 1)[-1] if kind == "models" else name
+    shipped = _HERE / kind / (short.lower() + _suffix(kind))
     if not shipped.is_file():
-        raise unknown_name(where or kind, "card", name, names(kind))
+        expected = f"one of {', '.join(names(kind))}, or a path that ends in {_suffix(kind)}"
+        near = nearest_name(short, names(kind))
+        raise InputError(where or kind, f"no {_WORDS[kind]} is called {name!r}", expected, near)
     return shipped
 
 

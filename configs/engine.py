@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
@@ -24,6 +24,11 @@ class Budget:
     max_num_batched_tokens: int | None = None  # None: as many as `max_model_len`, at least 2048 (vLLM v0)
     min_memory_gib: float = 0.0
     not_on: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check(self.max_num_seqs >= 1, "max_num_seqs", self.max_num_seqs, "at least 1")
+        tokens = self.max_num_batched_tokens
+        check(tokens is None or tokens >= 1, "max_num_batched_tokens", tokens, "at least 1")
 
     def covers(self, hardware: HardwareCard) -> bool:
         """Whether these are the defaults on `hardware`."""
@@ -51,11 +56,17 @@ class EnginePreset:
     block_size: int = 16
     gpu_memory_utilization: float = 0.9
     enable_chunked_prefill: bool = True
+    enable_prefix_caching: bool = False
     swap_space: float = 0.0
     note: str = ""
 
     def __post_init__(self) -> None:
         check(bool(self.budgets), "budgets", self.budgets, "at least one entry")
+        for key in ("host_seconds", "host_seconds_per_sequence", "swap_space"):
+            check(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")
+        check(self.block_size >= 1, "block_size", self.block_size, "at least 1 token")
+        share = self.gpu_memory_utilization
+        check(0 < share <= 1, "gpu_memory_utilization", share, "a share above 0, at most 1")
 
     def budget(self, hardware: HardwareCard) -> Budget:
         """The default budgets on `hardware`."""

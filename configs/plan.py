@@ -15,6 +15,8 @@ from .catalog import find
 from .engine import PolicyChoice
 from .strict import build, check, read_mapping
 
+LONGEST = 1e8  # seconds (three years) that any wait may take: the simulator's clock ends after four years
+
 
 @dataclass(frozen=True)
 class LinkOverride:
@@ -46,7 +48,7 @@ class ClosedLoopClients:
 
     def __post_init__(self) -> None:
         check(self.users >= 1, "users", self.users, "at least 1")
-        check(self.think_time >= 0, "think_time", self.think_time, "seconds, not negative")
+        check(0 <= self.think_time <= LONGEST, "think_time", self.think_time, f"0 to {LONGEST:g} seconds")
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,15 @@ class Clients:
 
     def __post_init__(self) -> None:
         for key in ("timeout", "first_token_timeout"):
-            check(getattr(self, key) > 0, key, getattr(self, key), "seconds above 0")
-        check(self.retries >= 0, "retries", self.retries, "0 or more")
-        check(self.backoff >= 0, "backoff", self.backoff, "seconds, not negative")
+            wait = getattr(self, key)
+            check(0 < wait <= LONGEST or wait == inf, key, wait, f"seconds above 0, at most {LONGEST:g}")
+        check(0 <= self.retries <= 100, "retries", self.retries, "0 to 100")
+        most = LONGEST / 2**self.retries  # the last wait is that much longer than the first
+        check(0 <= self.backoff <= most, "backoff", self.backoff, f"0 to {most:g} seconds with {self.retries} retries")
         patient = self.timeout == self.first_token_timeout == inf
         if self.retries and patient:
-            raise InputError("retries", f"{self.retries} without a timeout", "`timeout` or `first_token_timeout` as well")
+            found = f"{self.retries} without a timeout"
+            raise InputError("retries", found, "`timeout` or `first_token_timeout` as well")
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,7 @@ class Pool:
     max_model_len: int | None = None
     long_prefill_token_threshold: int = 0
     enable_chunked_prefill: bool | None = None
+    enable_prefix_caching: bool | None = None
     block_size: int | None = None
     gpu_memory_utilization: float | None = None
     kv_cache_dtype: str = "auto"
@@ -113,11 +119,12 @@ class Pool:
         for key in positive:
             value = getattr(self, key)
             check(value is None or value >= 1, key, value, "at least 1")
-        check(self.long_prefill_token_threshold >= 0, "long_prefill_token_threshold", self.long_prefill_token_threshold, "0 or more tokens")
         share = self.gpu_memory_utilization
         check(share is None or 0 < share <= 1, "gpu_memory_utilization", share, "a share above 0, at most 1")
-        check(self.swap_space is None or self.swap_space >= 0, "swap_space", self.swap_space, "GiB, not negative")
-        check(self.price_per_hour is None or self.price_per_hour >= 0, "price_per_hour", self.price_per_hour, "USD, not negative")
+        not_negative = {"long_prefill_token_threshold": "tokens", "swap_space": "GiB", "price_per_hour": "USD"}
+        for key, unit in not_negative.items():
+            value = getattr(self, key)
+            check(value is None or value >= 0, key, value, f"{unit}, not negative")
 
     @property
     def accelerators(self) -> int:
@@ -133,6 +140,9 @@ class RouterChoice:
     name: str = "least_outstanding"
     view_age: float = 0.0
     parameters: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check(0 <= self.view_age <= LONGEST, "view_age", self.view_age, f"0 to {LONGEST:g} seconds")
 
 
 @dataclass(frozen=True)
@@ -162,10 +172,13 @@ class Plan:
     predictor: Predictor | None = None
     links: Links = field(default_factory=Links)
     prices: dict[str, float] = field(default_factory=dict)
-    folder: str = field(default="", compare=False)  # where relative paths of cards start; not part of the plan
+    # Where relative paths of cards start; not part of the plan.
+    folder: str = field(default="", compare=False, metadata={"written": False})
 
     def __post_init__(self) -> None:
         check(bool(self.pools), "pools", self.pools, "at least one pool")
+        for hardware, price in self.prices.items():
+            check(price >= 0, f"prices.{hardware}", price, "USD, not negative")
         names = [pool.name for pool in self.pools]
         for name in names:
             if names.count(name) > 1:
@@ -203,6 +216,5 @@ def plan_from(data: dict[str, Any], name: str = "plan", folder: Path | None = No
     elif isinstance(router, dict):
         own = {key: router[key] for key in ("name", "view_age") if key in router}
         values["router"] = {**own, "parameters": {k: v for k, v in router.items() if k not in own}}
-    values.pop("folder", None)
     plan = build(Plan, values)
     return dataclasses.replace(plan, folder=str(folder or ""))

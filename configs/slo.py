@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
-from math import inf
+from math import inf, isfinite
+from typing import Any
 
 from ..errors import InputError, unknown_name
 from .catalog import find
@@ -55,15 +57,18 @@ class Objective:
         if metric not in METRICS + TOTALS:
             raise unknown_name(key, "metric", metric, METRICS + TOTALS)
         if metric in METRICS:
+            if statistic is None:
+                raise InputError(key, f"{metric} without a statistic", f"one of {', '.join(STATISTICS)}")
             if statistic not in STATISTICS:
-                raise unknown_name(key, "statistic", statistic or "", STATISTICS)
+                raise unknown_name(key, "statistic", statistic, STATISTICS)
             return cls(text, metric, statistic, operator, duration(limit, key))
         if statistic:
             raise InputError(key, f"{metric} {statistic}", f"{metric} without a statistic")
-        try:
-            return cls(text, metric, "", operator, float(limit.removesuffix("%")) / (100 if limit.endswith("%") else 1))
-        except ValueError:
-            raise InputError(key, repr(limit), "a number") from None
+        with suppress(ValueError):
+            value = float(limit.removesuffix("%")) / (100 if limit.endswith("%") else 1)
+            if isfinite(value):
+                return cls(text, metric, "", operator, value)
+        raise InputError(key, repr(limit), "a number")
 
     def met(self, value: float) -> bool:
         """Whether `value` keeps the limit; NaN does not."""
@@ -76,9 +81,9 @@ class Objective:
 class _Text:
     """The file as it is written."""
 
-    goodput: dict[str, str] = field(default_factory=dict)
+    goodput: dict[str, Any] = field(default_factory=dict)
     objectives: tuple[str, ...] = ()
-    classes: dict[str, dict[str, str]] = field(default_factory=dict)
+    classes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -96,8 +101,9 @@ class SLO:
 def load_slo(name: str) -> SLO:
     """An SLO file by path, or by the name of one that comes with the package."""
     path = find("slos", name, "slo")
+    data = read_mapping(path)
     try:
-        text = build(_Text, read_mapping(path))
+        text = build(_Text, data)
         return SLO(
             _limits(text.goodput, "goodput"),
             {name: _limits(limits, f"classes.{name}") for name, limits in text.classes.items()},
@@ -107,7 +113,7 @@ def load_slo(name: str) -> SLO:
         raise error.at(f"{path}:") from None
 
 
-def _limits(texts: dict[str, str], key: str) -> dict[str, float]:
+def _limits(texts: dict[str, Any], key: str) -> dict[str, float]:
     for metric in texts:
         if metric not in METRICS or metric == "itl":
             raise unknown_name(f"{key}.{metric}", "metric of a request", metric, [m for m in METRICS if m != "itl"])

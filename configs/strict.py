@@ -1,6 +1,7 @@
 """The strict loader: YAML or JSON text -> frozen dataclasses, or an error that names the key.
 
-Unknown keys, wrong types and duplicate keys are errors. A dataclass checks its own values in
+Unknown keys, wrong types and duplicate keys are errors. A field with the metadata `written: False` is not a key of
+the file. A dataclass checks its own values in
 `__post_init__` by raising `InputError` with the key it means; the loader puts the dotted path in front.
 """
 
@@ -8,35 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
-from functools import lru_cache
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
-import yaml
-
-from ..errors import InputError, nearest_name
+from ..errors import InputError, nearest_name, shown
+from ..safe_yaml import parse_yaml
 
 T = TypeVar("T")
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice (plain YAML keeps the last one silently)."""
-
-
-def _mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if key in seen:
-            raise InputError(f"line {key_node.start_mark.line + 1}", f"the key {key!r} is given twice", "each key once")
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
 def read_text(path: Path) -> str:
@@ -46,35 +31,28 @@ def read_text(path: Path) -> str:
     except FileNotFoundError:
         beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise InputError(str(path), "no such file", "a readable file", nearest_name(path.name, beside)) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputError(str(path), f"cannot be read ({error.strerror})", "a readable text file") from None
+    except ValueError as error:  # bytes that are not UTF-8, or a path with a zero byte
         raise InputError(str(path), f"cannot be read ({error})", "a readable text file") from None
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
     """The mapping in a YAML or JSON file."""
     text = read_text(path)
-    try:
-        data = json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=_UniqueKeyLoader)
-    except InputError as error:
-        raise error.at(f"{path}:") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}", f"not JSON ({error.msg})", "a JSON object") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise InputError(f"{path}{line}", f"not YAML ({getattr(error, 'problem', error)})", "a YAML mapping") from None
+    data = _parse_json(text, path) if path.suffix == ".json" else parse_yaml(text, path)
     if not isinstance(data, dict):
         raise InputError(str(path), describe(data), "a mapping of keys to values")
     return data
 
 
-def load_file(cls: type[T], path: Path) -> T:
-    """Read `path` and build `cls` from it."""
-    data = read_mapping(path)
+def _parse_json(text: str, path: Path) -> Any:
     try:
-        return build(cls, data)
-    except InputError as error:
-        raise error.at(f"{path}:") from None
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: line {error.lineno}", f"not JSON ({error.msg})", "a JSON object") from None
+    except RecursionError:
+        raise InputError(str(path), "not JSON (nested too deeply)", "a JSON object") from None
 
 
 def build(cls: type[T], data: object, key: str = "") -> T:
@@ -83,7 +61,7 @@ def build(cls: type[T], data: object, key: str = "") -> T:
     return value
 
 
-@lru_cache(maxsize=None)
+@cache
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
@@ -91,11 +69,11 @@ def _hints(cls: type) -> dict[str, Any]:
 def _dataclass(cls: type, data: object, key: str) -> Any:
     if not isinstance(data, Mapping):
         raise InputError(key, describe(data), "a mapping of keys to values")
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init and f.metadata.get("written", True)}
     for name in data:
         if name not in fields:
-            near = nearest_name(str(name), fields)
-            raise InputError(_join(key, str(name)), "unknown key", "one of " + ", ".join(sorted(fields)), near)
+            expected = "one of " + ", ".join(sorted(fields)) if fields else "no keys"
+            raise InputError(_join(key, str(name)), "unknown key", expected, nearest_name(str(name), fields))
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in data:
@@ -154,13 +132,10 @@ def _union(args: tuple[Any, ...], value: object, key: str) -> Any:
 
 def _scalar(hint: Any, value: object, key: str) -> Any:
     if hint is float and not isinstance(value, bool):
-        if isinstance(value, int | float):
-            return float(value)
-        if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
-            try:
-                return float(value)
-            except ValueError:
-                pass
+        with suppress(ValueError, TypeError, OverflowError):
+            number = float(value)  # type: ignore[arg-type]  # YAML 1.1 reads 1e-3 as text
+            if math.isfinite(number):
+                return number
     elif hint is int and not isinstance(value, bool):
         if isinstance(value, int):
             return value
@@ -181,14 +156,21 @@ def describe(value: object) -> str:
     """A value as an error message shows it."""
     if value is None:
         return "nothing"
+    value = list(value) if isinstance(value, tuple) else value
     kinds = {bool: "true/false", int: "number", float: "number", str: "text", list: "list", dict: "mapping"}
     kind = kinds.get(type(value), type(value).__name__)
-    text = repr(value)
-    return f"{text if len(text) <= 60 else text[:57] + '...'} ({kind})"
+    return f"{shown(value)} ({kind})"
 
 
 def _expectation(hint: Any) -> str:
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path", type(None): "nothing"}
+    names = {
+        int: "a whole number",
+        float: "a finite number",
+        bool: "true or false",
+        str: "text",
+        Path: "a path",
+        type(None): "nothing",
+    }
     if hint in names:
         return names[hint]
     if dataclasses.is_dataclass(hint):

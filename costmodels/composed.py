@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cached_property
 
 from ..configs.device import HardwareCard
 from ..configs.model import ModelCard, Parallelism, check_parallel
 from .base import StageCost, ticks
 from .collectives import point_to_point, ranks_of
+from .energy import Energy, busy_watts
 from .host import HostOverhead
+from .launch import Launch
 from .operators import OperatorTimes
 from .shapes import stage_operators
 from .stage import Stage
@@ -34,15 +37,29 @@ class ComposedCost:
         label: str,
         kv_cache_dtype: str,
         host: HostOverhead,
+        launch: Launch | None = None,
     ) -> None:
         check_parallel(model, parallel)
         self.model, self.hardware, self.parallel, self.label = model, hardware, parallel, label
-        self._kv_cache_dtype, self._host = kv_cache_dtype, host
+        self.times, self._kv_cache_dtype, self._host, self._launch = times, kv_cache_dtype, host, launch or Launch()
         self._host_ticks: dict[int, int] = {}
         stages = range(parallel.pipeline_parallel_size)
-        self.stages: Sequence[StageCost] = tuple(
-            Stage(stage_operators(model, parallel, stage, kv_cache_dtype), times) for stage in stages
-        )
+        self.operators = [stage_operators(model, parallel, stage, kv_cache_dtype) for stage in stages]
+        self.stages: Sequence[StageCost] = self.compiled(times)
+
+    def compiled(self, times: OperatorTimes) -> Sequence[StageCost]:
+        """The stages with other times, or with another quantity in the place of time."""
+        return tuple(Stage(operators, times, self._launch) for operators in self.operators)
+
+    @cached_property
+    def energy(self) -> Sequence[StageCost] | None:
+        """Stages whose pieces are units of 2**-36 joules of one rank, or None where the hardware's power is unknown.
+        Multiply by the ranks of a stage; a waiting device draws `energy.idle_watts`."""
+        watts = busy_watts(self.hardware)
+        return None if watts is None else self.compiled(self._joules(watts))
+
+    def _joules(self, watts: float) -> OperatorTimes:
+        return Energy(self.times, watts)
 
     def hop(self, tokens: int) -> int:
         """Ticks to hand `tokens` tokens to the next stage, as vLLM does it: hidden state and residual, each of the
@@ -70,8 +87,9 @@ class ComposedCost:
             "model": self.model.name,
             "hardware": self.hardware.name,
             "hardware_source": self.hardware.source,
-            "achieved": asdict(self.hardware.achieved),
             "parallel": asdict(self.parallel),
             "kv_cache_dtype": self._kv_cache_dtype,
             "host": asdict(self._host),
+            "launch": asdict(self._launch),
+            **self.times.describe(self.operators),
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, inf, log2
 
@@ -28,17 +28,32 @@ class Curve:
         """The straight line from (0, start)."""
         return cls((0.0,), (start,), slope)
 
+    @classmethod
+    def through(cls, xs: Sequence[float], ys: Sequence[float]) -> Curve:
+        """Measured points, xs rising: flat before the first one; after the last one as steep as between the last two,
+        but never falling (the noise of two measurements must not grow without bound)."""
+        slope = max(0.0, (ys[-1] - ys[-2]) / (xs[-1] - xs[-2])) if len(xs) > 1 else 0.0
+        if xs[0] > 0:
+            xs, ys = (0.0, *xs), (ys[0], *ys)
+        return cls(tuple(xs), tuple(ys), slope, xs[-1])
+
     def at(self, x: float) -> float:
         i = bisect_right(self.xs, x) - 1
-        return self.ys[i] + self.slopes()[i] * (x - self.xs[i])
+        return self.ys[i] + self.slope_from(i) * (x - self.xs[i])
 
-    def slopes(self) -> list[float]:
-        """The slope to the right of each knot."""
-        xs, ys = self.xs, self.ys
-        return [(ys[i + 1] - ys[i]) / (xs[i + 1] - xs[i]) for i in range(len(xs) - 1)] + [self.slope]
+    def slope_from(self, i: int) -> float:
+        """The slope to the right of knot i."""
+        if i + 1 == len(self.xs):
+            return self.slope
+        return (self.ys[i + 1] - self.ys[i]) / (self.xs[i + 1] - self.xs[i])
 
     def times(self, factor: float) -> Curve:
         return Curve(self.xs, tuple(factor * y for y in self.ys), factor * self.slope, self.measured)
+
+    def stretched(self, factor: float) -> Curve:
+        """The curve over `factor` times its x: `stretched(f).at(f * x) == at(x)`."""
+        xs = tuple(factor * x for x in self.xs)
+        return Curve(xs, self.ys, self.slope / factor, factor * self.measured)
 
 
 def total(curves: Iterable[Curve]) -> Curve:
@@ -64,8 +79,13 @@ def greater(a: Curve, b: Curve) -> Curve:
     return Curve(tuple(xs), tuple(max(a.at(x), b.at(x)) for x in xs), steeper, min(a.measured, b.measured))
 
 
+def lesser(a: Curve, b: Curve) -> Curve:
+    """The lesser of two curves at every x, up to the last crossing."""
+    return greater(a.times(-1), b.times(-1)).times(-1)
+
+
 def _slope(curve: Curve, x: float) -> float:
-    return curve.slopes()[bisect_right(curve.xs, x) - 1]
+    return curve.slope_from(bisect_right(curve.xs, x) - 1)
 
 
 @dataclass(frozen=True)
@@ -95,7 +115,7 @@ def segment(curve: Curve, x: int) -> Segment:
     """
     i = bisect_right(curve.xs, x) - 1
     start, end = ceil(curve.xs[i]), ceil(curve.xs[i + 1]) if i + 1 < len(curve.xs) else FOREVER
-    slope = curve.slopes()[i] * TICKS_PER_SECOND
+    slope = curve.slope_from(i) * TICKS_PER_SECOND
     loss = (slope - floor(slope)) / abs(slope) if slope else 0.0
     low, width = 0, _WIDEST
     if loss * 2**_EXACT > 1:

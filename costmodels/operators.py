@@ -6,6 +6,7 @@ measured table is another one, for all operators or for those it knows with a ro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -190,4 +191,13 @@ class OperatorTimes(Protocol):
 
     def prefill(self, operator: AttentionCall, tokens: int) -> Curve:
         """What one prompt part of `tokens` tokens adds, over its context."""
+        ...
+
+    def together(self, operator: AttentionCall, parts: int, tokens: int) -> Timing:
+        """What `parts` >= 2 prompt parts with `tokens` tokens in all add in one call beyond what each adds alone; maybe
+        negative."""
+        ...
+
+    def describe(self, operators: Sequence[StageOperators]) -> dict[str, object]:
+        """Where the times of these stages come from, for the report."""
         ...

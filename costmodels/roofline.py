@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
+
 from ..configs.device import HardwareCard
 from ..configs.model import ModelCard, Parallelism
 from .attention import Work, decode_work, prefill_work
@@ -9,7 +12,7 @@ from .collectives import collective_seconds
 from .composed import ComposedCost
 from .curve import Curve, greater
 from .host import HostOverhead
-from .operators import AttentionCall, Collective, Gemm, Move, RowOperator, Timing
+from .operators import AttentionCall, Collective, Gemm, Move, RowOperator, StageOperators, Timing
 
 
 class RooflineTimes:
@@ -42,6 +45,12 @@ class RooflineTimes:
 
     def prefill(self, operator: AttentionCall, tokens: int) -> Curve:
         return self._roof(operator, prefill_work(operator, tokens))
+
+    def together(self, operator: AttentionCall, parts: int, tokens: int) -> Timing:
+        return 0.0, 0.0
+
+    def describe(self, operators: Sequence[StageOperators]) -> dict[str, object]:
+        return {"achieved": asdict(self.hardware.achieved)}
 
     def _roof(self, operator: AttentionCall, work: Work) -> Curve:
         rate = self.hardware.peak(operator.compute) * self.hardware.achieved.attention

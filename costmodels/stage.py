@@ -8,30 +8,32 @@ from typing import Generic, TypeVar
 
 from .base import FOREVER, Chunk, Piece, ticks
 from .curve import Curve, segment, total
+from .launch import Launch
 from .operators import Collective, OperatorTimes, RowOperator, StageOperators, Timing
 
 _KEPT = 1 << 14  # entries a memory may hold before it starts afresh
 
+K = TypeVar("K")
 T = TypeVar("T")
 _Cost = tuple[int, int]  # ticks, and how many of them are not measured
 _Cell = tuple[int, int, int, int, bool]  # end, offset, rate, ticks an iteration adds, whether measured
 
 
-class _Memory(dict[int, T], Generic[T]):
-    """Values by whole number, made when first asked for."""
+class Memory(dict[K, T], Generic[K, T]):
+    """Values that are made when first asked for."""
 
-    def __init__(self, make: Callable[[int], T]) -> None:
+    def __init__(self, make: Callable[[K], T]) -> None:
         super().__init__()
         self._make = make
 
-    def __missing__(self, key: int) -> T:
+    def __missing__(self, key: K) -> T:
         if len(self) >= _KEPT:
             self.clear()
         self[key] = value = self._make(key)
         return value
 
 
-class _Cells:
+class Cells:
     """The grid of one curve (`curve.segment`), cell by cell as contexts arrive.
 
     starts, cells : sorted; the first cell is empty, so that the bisection always lands on one.
@@ -44,6 +46,11 @@ class _Cells:
         self.curve, self.step = curve, step
         self.starts: list[int] = [-1]
         self.cells: list[_Cell] = [(0, 0, 0, 0, True)]
+
+    def around(self, x: int) -> _Cell:
+        """The cell around x."""
+        cell = self.cells[bisect_right(self.starts, x) - 1]
+        return cell if x < cell[0] else self.add(x)
 
     def add(self, x: int) -> _Cell:
         """The cell around x, made and kept."""
@@ -60,15 +67,16 @@ class Stage:
     and the decodes' contexts is compiled when first met and then looked up.
 
     ticks = tokens(all tokens) + sequences(requests in the batch) + sum of prefill(tokens, context)
-            + decode(decodes, sum of contexts)
+            + together(prompt parts, their tokens) + decode(decodes, sum of contexts)
     """
 
-    def __init__(self, operators: StageOperators, times: OperatorTimes) -> None:
-        self._operators, self._times = operators, times
-        self._tokens: _Memory[_Cost] = _Memory(self._compile_tokens)
-        self._sequences: _Memory[_Cost] = _Memory(self._compile_sequences)
-        self._prefills: _Memory[_Cells] = _Memory(self._compile_prefill)
-        self._decodes: _Memory[tuple[_Cells, int, int]] = _Memory(self._compile_decode)
+    def __init__(self, operators: StageOperators, times: OperatorTimes, launch: Launch | None = None) -> None:
+        self._operators, self._times, self._launch = operators, times, launch or Launch()
+        self._tokens: Memory[int, _Cost] = Memory(self._compile_tokens)
+        self._sequences: Memory[int, _Cost] = Memory(self._compile_sequences)
+        self._prefills: Memory[int, Cells] = Memory(self._compile_prefill)
+        self._decodes: Memory[int, tuple[Cells, int, int]] = Memory(self._compile_decode)
+        self._together: Memory[tuple[int, int], _Cost] = Memory(self._compile_together)
 
     def piece(
         self, chunks: Sequence[Chunk], decodes: int, context_sum: int, context_min: int, context_max: int
@@ -85,25 +93,9 @@ class Stage:
             part = offset + rate * context_sum
             valid = (end - 1 - context_sum) // decodes + 1
             return base + part, slope, valid, unmeasured if measured else unmeasured + part
-        count = decodes
-        base = slope = unmeasured = 0
-        valid = FOREVER
-        prefills = self._prefills
-        for tokens, context in chunks:
-            count += tokens
-            cells = prefills[tokens]
-            end, offset, rate, step, measured = cells.cells[bisect_right(cells.starts, context) - 1]
-            if context >= end:
-                end, offset, rate, step, measured = cells.add(context)
-            part = offset + rate * context
-            base += part
-            slope += step
-            if not measured:
-                unmeasured += part
-            left = (end - 1 - context) // tokens + 1
-            if left < valid:
-                valid = left
+        base, slope, valid, unmeasured, count = self._parts(chunks)
         if decodes:
+            count += decodes
             cells = self._decodes[decodes][0]
             end, offset, rate, step, measured = cells.cells[bisect_right(cells.starts, context_sum) - 1]
             if context_sum >= end:
@@ -120,6 +112,31 @@ class Stage:
         of_sequences, most = self._sequences[decodes + len(chunks)]
         return base + of_tokens + of_sequences, slope, valid, unmeasured + more + most
 
+    def _parts(self, chunks: Sequence[Chunk]) -> tuple[int, int, int, int, int]:
+        """The piece of the attention of prompt parts, and all their tokens."""
+        base = slope = unmeasured = count = 0
+        valid = FOREVER
+        prefills = self._prefills
+        for tokens, context in chunks:
+            count += tokens
+            cells = prefills[tokens]
+            end, offset, rate, step, measured = cells.cells[bisect_right(cells.starts, context) - 1]
+            if context >= end:
+                end, offset, rate, step, measured = cells.add(context)
+            part = offset + rate * context
+            base += part
+            slope += step
+            if not measured:
+                unmeasured += part
+            left = (end - 1 - context) // tokens + 1
+            if left < valid:
+                valid = left
+        if len(chunks) > 1:
+            together, more = self._together[len(chunks), count]
+            base += together
+            unmeasured += more
+        return base, slope, valid, unmeasured, count
+
     def _rows(self, operators: Iterable[RowOperator | Collective], rows: int) -> Timing:
         seconds = unmeasured = 0.0
         for operator in operators:
@@ -132,26 +149,43 @@ class Stage:
         return seconds, unmeasured
 
     def _compile_tokens(self, tokens: int) -> _Cost:
-        seconds, unmeasured = self._rows(self._operators.tokens, tokens)
+        graph = self._launch.graph(tokens)
+        padded = tokens if graph is None else graph
+        seconds, unmeasured = self._rows(self._operators.tokens, padded)
+        kernels = len(self._operators.tokens) + len(self._operators.sequences)
         for group in self._operators.layers:
-            time, outside = self._rows(group.rows, tokens)
+            time, outside = self._rows(group.rows, padded)
             call, beyond = self._times.attention(group.attention)
             seconds += group.count * (time + call)
             unmeasured += group.count * (outside + beyond)
+            kernels += group.count * (len(group.rows) + 1)
+        if graph is None:
+            seconds = max(seconds, kernels * self._launch.kernel_seconds)
         return ticks(seconds), ticks(unmeasured)
 
     def _compile_sequences(self, sequences: int) -> _Cost:
         seconds, unmeasured = self._rows(self._operators.sequences, sequences)
         return ticks(seconds), ticks(unmeasured)
 
-    def _compile_prefill(self, tokens: int) -> _Cells:
+    def _compile_prefill(self, tokens: int) -> Cells:
         layers, times = self._operators.layers, self._times
-        return _Cells(total(times.prefill(g.attention, tokens).times(g.count) for g in layers), tokens)
+        return Cells(total(times.prefill(g.attention, tokens).times(g.count) for g in layers), tokens)
 
-    def _compile_decode(self, decodes: int) -> tuple[_Cells, int, int]:
+    def _compile_together(self, key: tuple[int, int]) -> _Cost:
+        seconds = unmeasured = 0.0
+        for group in self._operators.layers:
+            time, outside = self._times.together(group.attention, *key)
+            seconds += group.count * time
+            unmeasured += group.count * outside
+        return ticks(seconds), ticks(unmeasured)
+
+    def _compile_decode(self, decodes: int) -> tuple[Cells, int, int]:
         """The grid of attention, and the rest of an iteration of these decodes alone."""
-        layers, times = self._operators.layers, self._times
-        cells = _Cells(total(times.decode(g.attention, decodes).times(g.count) for g in layers), decodes)
+        cells = Cells(self._decode_curve(decodes), decodes)
         of_tokens, more = self._tokens[decodes]
         of_sequences, most = self._sequences[decodes]
         return cells, of_tokens + of_sequences, more + most
+
+    def _decode_curve(self, decodes: int) -> Curve:
+        layers, times = self._operators.layers, self._times
+        return total(times.decode(g.attention, decodes).times(g.count) for g in layers)

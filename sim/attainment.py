@@ -21,7 +21,7 @@ def attainment(run: Run, requests: Finished, slo: SLO, figures: dict[str, Any]) 
     limit of a request how many finished requests missed it and why; objectives : each with its value and verdict.
     """
     good = _good(run, requests, slo)
-    offered, completed = len(requests.ends), int(requests.finished.sum())
+    offered, completed = len(requests.all_ends), len(requests)
     result: dict[str, Any] = {
         "request_goodput": float(good.sum()) / figures["duration"] if figures["duration"] else None,
         "goodput_of_offered": float(good.sum()) / offered if offered else None,
@@ -66,7 +66,7 @@ def groups(run: Run, requests: Finished, slo: SLO | None) -> dict[str, dict[str,
         labels = getattr(run.table, column)
         if labels is None or len(labels.names) < 2:
             continue
-        of_all, of_finished = labels.codes[requests.all["row"]], labels.codes[requests.rows]
+        of_all, of_finished = labels.codes[requests.all_rows], labels.codes[requests.rows]
         result[column] = {}
         for code, name in enumerate(labels.names):
             mine, offered = of_finished == code, int((of_all == code).sum())
@@ -75,8 +75,8 @@ def groups(run: Run, requests: Finished, slo: SLO | None) -> dict[str, dict[str,
             result[column][name] = {
                 "offered": offered,
                 "completed": int(mine.sum()),
-                "total_input_tokens": int(requests.columns["prompt_tokens"][mine].sum()),
-                "total_output_tokens": int(requests.columns["generated"][mine].sum()),
+                "total_input_tokens": int(requests.column("prompt_tokens")[mine].sum(dtype=np.int64)),
+                "total_output_tokens": int(requests.column("generated")[mine].sum(dtype=np.int64)),
                 **latency_statistics("ttft", requests.ttft[mine]),
                 **latency_statistics("tpot", requests.tpot[mine & requests.has_tpot]),
                 **latency_statistics("e2el", requests.e2el[mine]),

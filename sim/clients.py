@@ -6,30 +6,31 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from simpy import Environment
+from numpy.typing import NDArray
 from simpy.events import Event
 
 from ..costmodels.base import TICKS_PER_SECOND, ticks
-from ..traces.table import RequestTable
+from ..traces.table import Floats, RequestTable
 from .cluster import Cluster
 from .core import Request
-from .events import ARRIVALS, Moment
+from .events import ARRIVALS, Clock, Moment
 from .records import End
 
 
-def arrival_ticks(table: RequestTable) -> np.ndarray:
-    """Arrival times as ticks, int64: whole seconds and their fraction apart, so that a year keeps its nanoseconds."""
-    whole = np.floor(table.arrival)
-    return whole.astype(np.int64) * TICKS_PER_SECOND + np.rint((table.arrival - whole) * TICKS_PER_SECOND).astype(np.int64)
+def as_ticks(seconds: Floats) -> NDArray[np.int64]:
+    """Times as ticks: whole seconds and their fraction apart, so that a year keeps its nanoseconds."""
+    whole = np.floor(seconds)
+    part = np.rint((seconds - whole) * TICKS_PER_SECOND)
+    return whole.astype(np.int64) * TICKS_PER_SECOND + part.astype(np.int64)
 
 
 class OpenLoop:
     """Every row of the trace at its own time, whatever becomes of the others."""
 
-    def __init__(self, env: Environment, cluster: Cluster, table: RequestTable) -> None:
+    def __init__(self, env: Clock, cluster: Cluster, table: RequestTable) -> None:
         self.env = env
         self.cluster = cluster
-        self._times = arrival_ticks(table)
+        self._arrival = table.arrival
         self._chunk: list[int] = []
         self._offset = 0  # row of the chunk's first time
         self._next = 0
@@ -41,7 +42,7 @@ class OpenLoop:
         if self._next == len(self._chunk):
             self._offset += self._next
             self._next = 0
-            self._chunk = self._times[self._offset : self._offset + self.CHUNK].tolist()
+            self._chunk = as_ticks(self._arrival[self._offset : self._offset + self.CHUNK]).tolist()
             if not self._chunk:
                 return
         Moment(self.env, self._chunk[self._next], ARRIVALS, self._arrive)
@@ -53,39 +54,41 @@ class OpenLoop:
 
 
 class ClosedLoop:
-    """`users` clients, each with one request at a time: the next row is sent `think_time` s after an answer.
+    """`users` clients with one request at a time each, who take the rows of the trace in order, whatever their arrival.
 
-    Rows are taken from the trace in order and their arrival times ignored.
+    think_time : seconds between the end of a client's request and its next one, one value a row (of the row that is
+    sent), the first of each client included.
     """
 
-    def __init__(self, env: Environment, cluster: Cluster, rows: int, users: int, think_time: float) -> None:
+    def __init__(self, env: Clock, cluster: Cluster, users: int, think_time: Floats) -> None:
         self.env = env
         self.cluster = cluster
-        self._rows = rows
+        self._think = as_ticks(think_time).tolist()
         self._next = 0
-        self._think = ticks(think_time)
         cluster.on_end.append(self._ended)
-        for _ in range(min(users, rows)):
-            Moment(env, env.now, ARRIVALS, self._send)
+        for _ in range(users):
+            self._take(env.now)
 
-    def _send(self, _: Event) -> None:
-        if self._next < self._rows:
+    def _take(self, now: int) -> None:
+        row = self._next
+        if row < len(self._think):
             self._next += 1
-            self.cluster.submit(self._next - 1)
+            Moment(self.env, now + self._think[row], ARRIVALS, lambda _: self.cluster.submit(row))
 
     def _ended(self, request: Request, end: End, now: int) -> None:
-        Moment(self.env, now + self._think, ARRIVALS, self._send)
+        if not request.retried:  # else its client is not through with it
+            self._take(now)
 
 
 class Patience:
-    """Clients that hang up: each at its own `cancel_after`, all at `timeout`, or at `first_token_timeout` without a token.
+    """Clients that hang up: each at its own `cancel_after`, all at `timeout`, or `first_token_timeout` without a token.
 
     Who hung up at a timeout sends the request again up to `retries` times, `backoff` s later, doubled each time.
     Times are seconds from arrival; inf = never.
     """
 
     def __init__(
-        self, env: Environment, cluster: Cluster, cancel_after: np.ndarray | None, timeout: float,
+        self, env: Clock, cluster: Cluster, cancel_after: np.ndarray | None, timeout: float,
         first_token_timeout: float, retries: int, backoff: float,
     ) -> None:  # fmt: skip
         self.env = env
@@ -104,16 +107,17 @@ class Patience:
         if self._timeout < math.inf:
             self._after(self._timeout, lambda _: self._give_up(request))
         if self._first_token_timeout < math.inf:
-            self._after(self._first_token_timeout, lambda _: request.first_token < 0 and self._give_up(request))
+            self._after(self._first_token_timeout, lambda _: self._give_up(request, only_without_token=True))
 
     def _after(self, delay: float, action: Callable[[Event], object]) -> None:
         Moment(self.env, self.env.now + ticks(delay), ARRIVALS, action)
 
-    def _give_up(self, request: Request) -> None:
-        if request.over or request.cancelled:
+    def _give_up(self, request: Request, only_without_token: bool = False) -> None:
+        if request.over or request.cancelled or (only_without_token and request.first_token >= 0):
             return
         self.timeouts += 1
         self.cluster.cancel(request)
         if request.attempt < self._retries:
+            request.retried = True
             delay = self._backoff * 2**request.attempt
             self._after(delay, lambda _: self.cluster.submit(request.row, request.attempt + 1))

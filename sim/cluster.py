@@ -5,11 +5,11 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 
-from simpy import Environment
+import numpy as np
 
 from ..traces.table import RequestTable
 from .core import Request, Router
-from .events import Turn
+from .events import Clock, Turn
 from .records import End, Recorder
 from .replica import Replica, views
 
@@ -17,11 +17,11 @@ from .replica import Replica, views
 class Cluster:
     """Where clients submit requests.
 
-    A request goes to one of the replicas that serve its model label and whose `max_model_len` its prompt leaves room in;
+    A request goes to a replica that serves its model label and whose `max_model_len` leaves room after its prompt;
     where there is none it is rejected.
     """
 
-    def __init__(self, env: Environment, table: RequestTable, recorder: Recorder) -> None:
+    def __init__(self, env: Clock, table: RequestTable, recorder: Recorder) -> None:
         self.env = env
         self.turn = Turn()
         self.recorder = recorder
@@ -34,8 +34,8 @@ class Cluster:
         self.on_end: list[Callable[[Request, End, int], None]] = []
         self.estimate: Callable[[int], float] | None = None  # a predictor of output length
         self.replicas: list[Replica] = []
-        self._prompts: array[int] = array("q", table.prompt_tokens.tobytes())
-        self._outputs: array[int] = array("q", table.output_tokens.tobytes())
+        self._prompts = np.ascontiguousarray(table.prompt_tokens).data
+        self._outputs = np.ascontiguousarray(table.output_tokens).data
         self._priority = table.priority.tolist() if table.priority is not None else None
         self._tenant = table.tenant.codes.tolist() if table.tenant is not None else None
         self._model = table.model.codes.tolist() if table.model is not None else None
@@ -43,7 +43,7 @@ class Cluster:
     def connect(
         self, replicas: list[Replica], router: Router, view_age: int, serving: Mapping[int, Sequence[Replica]]
     ) -> None:
-        """Put the replicas behind the router. `serving` lists, by model code, the replicas of pools that name models."""
+        """Put the replicas behind the router. `serving` : by model code, the replicas of pools that name models."""
         self.replicas = replicas
         self.router = router
         self._everyone = (replicas, views(replicas, self.env, view_age))
@@ -88,8 +88,8 @@ class Cluster:
         return request
 
     def finished(self, request: Request, now: int) -> None:
-        """Its last token has come."""
-        self._end(request, End.FINISHED, now)
+        """Its last token has come; its client may have gone during that very iteration."""
+        self._end(request, End.CANCELLED if request.cancelled else End.FINISHED, now)
 
     def gone(self, request: Request, now: int) -> None:
         """Its engine has dropped it: cancelled, or it can never fit."""
@@ -125,6 +125,9 @@ class Cluster:
     def close(self) -> None:
         """Write a row for everyone who has not ended when the run stops."""
         now = max(self.env.now, self.turn.tick)
+        for replica in self.replicas:
+            for domain in replica.domains:
+                domain.stop(now)
         for request in list(self.live):
             request.generated = request.tokens()
             self.recorder.request(request, End.UNFINISHED, now, self.lengths[request.index])

@@ -5,13 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
+from ..errors import InputError, unknown_name
 from ..traces.commands import add_changing, add_reading, change_trace, read_trace
 
 if TYPE_CHECKING:  # a handler imports what it uses: the command line must start fast
+    from ..configs.plan import Plan
+    from ..configs.slo import SLO
+    from ..traces.table import RequestTable
+    from .deploy import Deployment
     from .run import Run
 
 
@@ -22,16 +29,40 @@ def add_arguments(subparsers: argparse._SubParsersAction[Any]) -> None:
         help="replay a trace on a plan: latency, goodput, cost, and why",
         description="Replay a trace on a deployment plan and say what users would feel, what it costs and why.",
     )
-    simulate.add_argument("--trace", metavar="T", type=Path, required=True, help="a trace of any known format, or a generator's parameter file")
+    simulate.add_argument(
+        "--trace",
+        metavar="T",
+        type=Path,
+        required=True,
+        help="a trace of any known format, or a generator's parameter file",
+    )
     simulate.add_argument("--plan", metavar="P", required=True, help="a plan file, or the name of a bundled plan")
     simulate.add_argument("--slo", metavar="S", help="an SLO file, or the name of a bundled one")
-    simulate.add_argument("--out", metavar="DIR", type=Path, help="write report.json, requests.csv.gz and timeseries.csv.gz here")
+    simulate.add_argument(
+        "--out", metavar="DIR", type=Path, help="write report.json, requests.csv.gz and timeseries.csv.gz here"
+    )
     simulate.add_argument("--plots", action="store_true", help="with --out: latency CDFs and time series as PNG")
     simulate.add_argument("--seed", metavar="N", type=int, default=0, help="of every random stream (default 0)")
-    simulate.add_argument("--seeds", metavar="K", type=int, default=1, help="repeat with K seeds from --seed on, and give confidence intervals")
-    simulate.add_argument("--warmup", metavar="S", type=float, default=0.0, help="leave requests of the first S seconds out of the statistics")
+    simulate.add_argument(
+        "--seeds",
+        metavar="K",
+        type=int,
+        default=1,
+        help="repeat with K seeds from --seed on, and give confidence intervals",
+    )
+    simulate.add_argument(
+        "--warmup",
+        metavar="S",
+        type=float,
+        default=0.0,
+        help="leave requests of the first S seconds out of the statistics",
+    )
     simulate.add_argument("--horizon", metavar="S", type=float, help="stop after S simulated seconds")
-    simulate.add_argument("--step-by-step", action="store_true", help="take every iteration by itself and assert each promise of the policies")
+    simulate.add_argument(
+        "--step-by-step",
+        action="store_true",
+        help="take every iteration by itself and assert each promise of the policies",
+    )
     simulate.add_argument("--json", action="store_true", help="print the report as JSON instead of a table")
     add_reading(simulate)
     add_changing(simulate)
@@ -47,58 +78,149 @@ def simulate_command(args: argparse.Namespace) -> int:
     """Run, report, write."""
     from ..configs.plan import load_plan
     from ..configs.slo import load_slo
-    from .confidence import intervals
-    from .report import build_report
     from .terminal import table
-    from .write import prepare_folder, write_results
+    from .write import json_text, write_results
 
     _check_flags(args)
     plan = load_plan(args.plan)
     slo = load_slo(args.slo) if args.slo else None
-    if args.out:
-        prepare_folder(args.out)
-    first = _run(args, plan, args.seed)
-    report = build_report(first, slo, args.warmup)
-    if args.seeds > 1 and not first.interrupted:
-        others = [_run(args, plan, args.seed + i) for i in range(1, args.seeds)]
-        reports = [report, *(build_report(run, slo, args.warmup) for run in others)]
-        report["confidence"] = {"level": 0.95, "seeds": args.seeds, "figures": intervals(reports)}
-    if args.out:
-        write_results(first, report, args.out)
+    trace = change_trace(read_trace(args.trace, args, args.seed), args)
+    _check_together(args, plan, slo, trace)
+    _deploy(args.plan, plan)
+    with _folder(args.out):
+        first, report = _repeat(args, plan, slo, trace)
+        if args.out:
+            write_results(first, report, args.out)
         if args.plots:
             from .plots import write_plots
 
             write_plots(first, args.out)
-    print(json.dumps(report, indent=1, default=str) if args.json else table(report))
-    if first.interrupted:
+    print(json_text(report) if args.json else table(report))
+    simulation = report["simulation"]
+    if simulation["interrupted"]:
         where = f"; what is finished is in {args.out}" if args.out else ""
         print(f"interrupted after {report['completed']:,} requests{where}", file=sys.stderr)
         return 2
-    return 0 if all(first.invariants.values()) else 1
+    return 0 if all(simulation["invariants"].values()) else 1
 
 
 def _check_flags(args: argparse.Namespace) -> None:
+    from ..configs.plan import LONGEST
+
     if args.seeds < 1:
         raise InputError("--seeds", str(args.seeds), "at least 1")
     if args.warmup < 0:
         raise InputError("--warmup", f"{args.warmup:g}", "seconds, not negative")
-    if args.horizon is not None and args.horizon <= 0:
-        raise InputError("--horizon", f"{args.horizon:g}", "seconds above 0")
+    if args.horizon is not None and not 1e-9 <= args.horizon <= LONGEST:
+        raise InputError("--horizon", f"{args.horizon:g}", f"1e-09 to {LONGEST:g} seconds")
     if args.plots and not args.out:
         raise InputError("--plots", "given without --out", "a folder for the pictures: --out DIR")
 
 
-def _run(args: argparse.Namespace, plan: Any, seed: int) -> Run:
+def _check_together(args: argparse.Namespace, plan: Plan, slo: SLO | None, trace: RequestTable) -> None:
+    """Refuse what would be ignored silently, or leave nothing to report, before a long run rather than after it."""
+    from ..configs.plan import LONGEST
+
+    if plan.clients.closed_loop:
+        if args.rate_scale is not None:
+            found = "given with a plan whose clients.closed_loop sends a request when another ends"
+            raise InputError("--rate-scale", found, "one of the two")
+    else:
+        first, last = float(trace.arrival[0]), float(trace.arrival[-1])
+        if args.warmup > last - first:
+            raise InputError(
+                "--warmup", f"{args.warmup:g}", f"at most {last - first:g} s, the span of the trace's arrivals"
+            )
+        if args.horizon is not None and args.horizon <= first + args.warmup:
+            expected = f"more than {first + args.warmup:g} s, when the first request that counts arrives"
+            raise InputError("--horizon", f"{args.horizon:g}", expected)
+    for name in ("arrival", "cancel_after"):
+        seconds = getattr(trace, name)
+        if seconds is not None and ((seconds > LONGEST) & (seconds < inf)).any():
+            expected = f"seconds from the trace's beginning, at most {LONGEST:g}"
+            raise InputError(f"{args.trace}: {name}", f"{seconds[seconds < inf].max():g}", expected)
+    classes = trace.request_class.names if trace.request_class else ()
+    for name in slo.classes if slo else ():
+        if name not in classes:
+            raise unknown_name(f"{args.slo}: classes.{name}", "request class of this trace", name, classes)
+
+
+def _deploy(name: str, plan: Plan) -> list[Deployment]:
+    """The engines of `plan`, which the command line calls `name`."""
+    from .deploy import deploy
+
+    with _in_plan(name):
+        return deploy(plan)
+
+
+@contextmanager
+def _in_plan(name: str) -> Iterator[None]:
+    """Errors that name a key of a plan also name its file."""
+    from ..configs.catalog import find
+
+    try:
+        yield
+    except InputError as error:
+        raise error.at(f"{find('plans', name)}:") from None
+
+
+@contextmanager
+def _folder(path: Path | None) -> Iterator[None]:
+    """Make sure early that results can be written to `path`, and leave no new folder behind if there are none."""
+    from .write import prepare_folder
+
+    made = path is not None and not path.exists()
+    if path:
+        prepare_folder(path)
+    try:
+        yield
+    finally:
+        if path and made:
+            with suppress(OSError):  # it holds results
+                path.rmdir()
+
+
+def _repeat(args: argparse.Namespace, plan: Plan, slo: SLO | None, trace: RequestTable) -> tuple[Run, dict[str, Any]]:
+    """The run with the first seed, and its report with the intervals over all seeds."""
+    from ..traces.load import is_spec
+    from .confidence import intervals
+    from .report import build_report
+
+    first = _run(args, plan, trace, args.seed)
+    try:
+        reports = [build_report(first, slo, args.warmup)]
+    except InputError:
+        if first.interrupted:  # before the first request that counts
+            raise KeyboardInterrupt from None
+        raise
+    interrupted, drawn = first.interrupted, is_spec(args.trace)
+    with suppress(KeyboardInterrupt):
+        while len(reports) < args.seeds and not interrupted:
+            interrupted, seed = True, args.seed + len(reports)
+            other = change_trace(read_trace(args.trace, args, seed), args) if drawn else trace
+            run = _run(args, plan, other, seed)
+            if not run.interrupted:
+                reports.append(build_report(run, slo, args.warmup))
+                interrupted = False
+    report = reports[0]
+    report["simulation"]["interrupted"] = interrupted
+    if len(reports) > 1:
+        report["confidence"] = {"level": 0.95, "seeds": len(reports), "figures": intervals(reports)}
+        for other_report in reports[1:]:
+            for name, holds in other_report["simulation"]["invariants"].items():
+                report["simulation"]["invariants"][name] &= holds
+    return first, report
+
+
+def _run(args: argparse.Namespace, plan: Plan, trace: RequestTable, seed: int) -> Run:
     from .progress import ticker
     from .run import run
 
-    trace = change_trace(read_trace(args.trace, args, seed), args)
     shown = ticker()
+    horizon = inf if args.horizon is None else args.horizon
     try:
-        return run(
-            trace, plan, seed=seed, step_by_step=args.step_by_step, progress=shown,
-            horizon=float("inf") if args.horizon is None else args.horizon,
-        )  # fmt: skip
+        with _in_plan(args.plan):  # the trace has been judged already: it is the plan that does not suit it
+            return run(trace, plan, seed=seed, step_by_step=args.step_by_step, progress=shown, horizon=horizon)
     finally:
         if shown:
             shown.close()
@@ -107,10 +229,9 @@ def _run(args: argparse.Namespace, plan: Any, seed: int) -> Run:
 def check_command(args: argparse.Namespace) -> int:
     """The memory arithmetic and limits of every pool."""
     from ..configs.plan import load_plan
-    from .deploy import deploy
 
     plan = load_plan(args.plan)
-    deployments = deploy(plan)
+    deployments = _deploy(args.plan, plan)
     if args.json:
         pools = [
             {

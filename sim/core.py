@@ -42,9 +42,11 @@ class Request:
     finish = 0  # cohort.runs at which its last token comes
     replica = -1
     engine: Any = None  # the domain that has it
+    holding: Any = None  # the prefix cache's books on it
     attempt = 0  # 1, 2, ... for a client's retries
     over = False  # it has ended
     cancelled = False  # its client has gone
+    retried = False  # and will send it again
     since = 0  # from when its time in the cohort counts as decoding
     phase_start = 0  # start of the prefill that leads to the next token
     own = 0  # accelerator time of its chunks had they run alone, since phase_start
@@ -227,6 +229,22 @@ class RankView(Protocol):
         """Blocks that one iteration of all `decodes` takes."""
         ...
 
+    @property
+    def caching(self) -> bool:
+        """Whether prefixes are cached; without, `lookup` finds nothing and `promise` does nothing."""
+        ...
+
+    def lookup(self, request: Request, promised: dict[int, int]) -> tuple[int, int]:
+        """(blocks of a waiting request in the prefix cache, free blocks that using them takes).
+
+        promised : a dictionary of the policy's own, filled by `promise` for those it admits in the same step.
+        """
+        ...
+
+    def promise(self, request: Request, tokens: int, promised: dict[int, int]) -> None:
+        """Note that a request is admitted and that its first `tokens` tokens will be in the cache."""
+        ...
+
     def ordered(self) -> list[Request]:
         """Decodes and prefills that may run now, in list order. O(n): for rare decisions."""
         ...
@@ -237,6 +255,7 @@ class BatchPolicy(Protocol):
 
     A policy may also have a method `observe(step)`, the only place where its own state may change. It is told each
     step that was launched; once for a whole leap of equal ones, so a state may depend on what ran, not how often.
+    One that looks prefixes up in the cache says so with `caches_prefixes = True`.
     """
 
     kv: KVPolicy
@@ -253,7 +272,7 @@ class KVPolicy(Protocol):
     arrival_order: bool  # whether the running list is in order of arrival (else of admission)
 
     def admission(self, request: Request, tokens: int, view: RankView) -> tuple[int, int]:
-        """(blocks to hold, blocks that must be free) to run the first `tokens` of a waiting request."""
+        """(blocks to hold, blocks that must be free) to admit a request and have its first `tokens` in the cache."""
         ...
 
     def resumption(self, request: Request, view: RankView) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""From a plan to engines: cards, budgets, policies, cost model and KV capacity of every pool, checked before anything runs."""
+"""From a plan to engines: cards, budgets, policies, costs and KV capacity of each pool, checked before a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from ..configs.catalog import find_hardware, find_model
 from ..configs.device import HardwareCard, Link
 from ..configs.engine import EnginePreset, PolicyChoice, find_engine, policy_name
-from ..configs.model import MoE, ModelCard, Parallelism
+from ..configs.model import ModelCard, MoE, Parallelism
 from ..configs.plan import LinkOverride, Links, Plan, Pool
 from ..costmodels.base import CostModel, ticks
 from ..costmodels.host import HostOverhead
@@ -18,8 +18,11 @@ from ..costmodels.memory import KVCapacity, kv_capacity
 from ..costmodels.roofline import Roofline
 from ..costmodels.transfer import swap_seconds
 from ..errors import InputError, unknown_name
+from ..traces.table import PrefixBlocks
 from .core import BatchPolicy, Limits, QueuePolicy, Router
+from .kv import BlockPool
 from .policies.registry import make_policy
+from .prefix import PrefixPool
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Deployment:
     capacity : the memory arithmetic, also where `num_gpu_blocks_override` replaces its result.
     blocks, host_blocks : KV blocks of one engine on the device and in the host's swap space.
     swap_ticks : to move one block between them.
+    prefix_caching : whether freed KV blocks can be found again.
     usd_per_hour : of the whole pool, None where no price is known.
     """
 
@@ -42,13 +46,16 @@ class Deployment:
     blocks: int
     host_blocks: int
     swap_ticks: int
+    prefix_caching: bool
     usd_per_hour: float | None
     where: str
 
     def batch_policy(self) -> BatchPolicy:
         """A batch policy of its own for one engine, with its KV policy."""
         policy: BatchPolicy = self._make("batch", self.pool.batch or self.preset.batch)
-        if self.pool.kv or not self.pool.batch:  # another batch policy brings its own KV policy unless the pool names one
+        if (
+            self.pool.kv or not self.pool.batch
+        ):  # another batch policy brings its own KV policy unless the pool names one
             policy.kv = self._make("kv", self.pool.kv or self.preset.kv)
         return policy
 
@@ -56,6 +63,15 @@ class Deployment:
         """A queue policy of its own for one engine."""
         made: QueuePolicy = self._make("queue", self.pool.queue or self.preset.queue)
         return made
+
+    def kv_pool(self, prefixes: PrefixBlocks | None) -> BlockPool:
+        """The KV memory of one engine. `prefixes` : the block ids of the trace."""
+        if not self.prefix_caching:
+            return BlockPool(self.blocks)
+        try:
+            return PrefixPool(self.blocks, self.limits.block_size, prefixes)
+        except InputError as error:
+            raise error.at(self.where) from None
 
     def _make(self, kind: str, choice: PolicyChoice) -> Any:
         where = f"{self.where}.{kind}"
@@ -72,15 +88,31 @@ def deploy(plan: Plan) -> list[Deployment]:
     """Every pool of `plan`. Raises `InputError` for a plan that could not start."""
     deployments = []
     for i, pool in enumerate(plan.pools):
-        deployments.append(_deploy(plan, pool, f"pools[{i}]"))
-        deployments[-1].batch_policy()
-        deployments[-1].queue_policy()
+        deployment = _deploy(plan, pool, f"pools[{i}]")
+        deployment.queue_policy()
+        deployments.append(dataclasses.replace(deployment, prefix_caching=_caches_prefixes(deployment)))
     make_router(plan)
     known = {d.pool.hardware for d in deployments} | {d.hardware.name for d in deployments}
     for name in plan.prices:
         if name not in known:
             raise unknown_name(f"prices.{name}", "hardware in this plan", name, known)
     return deployments
+
+
+def _caches_prefixes(deployment: Deployment) -> bool:
+    """Whether prefix caching is on: as the pool says, else where engine, batch policy and model can do it."""
+    pool, limits = deployment.pool, deployment.limits
+    wanted = pool.enable_prefix_caching
+    where = f"{deployment.where}.enable_prefix_caching"
+    able = getattr(deployment.batch_policy(), "caches_prefixes", False)
+    if wanted and not able:
+        raise InputError(where, "true, with a batch policy that does not look prefixes up", "false, or batch: vllm_v1")
+    if wanted and limits.fixed_blocks:
+        found = f"true, and {deployment.model.name} has layers whose KV does not grow with the context"
+        raise InputError(where, found, "false: such layers' blocks are not cached here")
+    if wanted is None:
+        return deployment.preset.enable_prefix_caching and able and not limits.fixed_blocks
+    return wanted
 
 
 def make_router(plan: Plan) -> Router:
@@ -145,10 +177,10 @@ def _limits(pool: Pool, preset: EnginePreset, model: ModelCard, hardware: Hardwa
     if max_model_len is None:
         raise InputError(f"{where}.max_model_len", "missing", f"a number of tokens ({model.name} sets no bound itself)")
     if longest is not None and max_model_len > longest:
-        raise InputError(f"{where}.max_model_len", str(max_model_len), f"at most {longest}, the positions of {model.name}")
-    max_num_batched_tokens = (
-        pool.max_num_batched_tokens or budget.max_num_batched_tokens or max(max_model_len, 2048)
-    )
+        raise InputError(
+            f"{where}.max_model_len", str(max_model_len), f"at most {longest}, the positions of {model.name}"
+        )
+    max_num_batched_tokens = pool.max_num_batched_tokens or budget.max_num_batched_tokens or max(max_model_len, 2048)
     limits = Limits(
         max_num_seqs=pool.max_num_seqs or budget.max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
@@ -159,7 +191,9 @@ def _limits(pool: Pool, preset: EnginePreset, model: ModelCard, hardware: Hardwa
     )
     if max_num_batched_tokens < limits.max_num_seqs:
         found = f"{max_num_batched_tokens}, below max_num_seqs = {limits.max_num_seqs}"
-        raise InputError(f"{where}.max_num_batched_tokens", found, "at least max_num_seqs, so that every request can run")
+        raise InputError(
+            f"{where}.max_num_batched_tokens", found, "at least max_num_seqs, so that every request can run"
+        )
     if not limits.enable_chunked_prefill and max_num_batched_tokens < max_model_len:
         found = f"{max_num_batched_tokens}, below max_model_len = {max_model_len}"
         expected = "at least max_model_len where prompts are not cut into chunks, or a smaller max_model_len"
@@ -183,7 +217,8 @@ def _sized(
     blocks = pool.num_gpu_blocks_override or capacity.num_blocks
     if limits.blocks(limits.max_model_len) > blocks:
         fits = max(0, blocks - limits.fixed_blocks) * limits.block_size
-        found = f"{limits.max_model_len} tokens need {limits.blocks(limits.max_model_len)} KV blocks of {limits.block_size}, and {blocks} fit"
+        need = limits.blocks(limits.max_model_len)
+        found = f"{limits.max_model_len} tokens need {need} KV blocks of {limits.block_size}, and {blocks} fit"
         arithmetic = "; ".join(" ".join(line.split()) for line in capacity.lines())
         raise InputError(f"{where}.max_model_len", f"{found} ({arithmetic})", f"at most {fits}")
     swap_space = preset.swap_space if pool.swap_space is None else pool.swap_space
@@ -195,6 +230,7 @@ def _sized(
         pool=pool, model=model, hardware=hardware, preset=preset, limits=limits, cost=cost, capacity=capacity,
         blocks=blocks, host_blocks=host_blocks,
         swap_ticks=ticks(swap_seconds(block_bytes, hardware)) if host_blocks else 0,
+        prefix_caching=False,
         usd_per_hour=None if price is None else price * pool.accelerators,
         where=where,
     )  # fmt: skip

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from simpy import Environment
 from simpy.events import Event
 
 from ..costmodels.base import CostModel
 from .cohort import Cohort
 from .core import FOREVER, Request, Step
-from .events import Moment, Turn
+from .events import Clock, Moment, Turn
 from .leap import first_boundary, span
 from .rank import Batch, Rank
 from .records import Recorder
@@ -28,7 +27,7 @@ class Domain:
     """
 
     def __init__(
-        self, env: Environment, turn: Turn, place: int, rank: Rank, cost: CostModel, recorder: Recorder, number: int,
+        self, env: Clock, turn: Turn, place: int, rank: Rank, cost: CostModel, recorder: Recorder, number: int,
         gone: Callable[[Request, int], None], swap_ticks: int = 0, step_by_step: bool = False,
     ) -> None:  # fmt: skip
         self.env = env
@@ -87,6 +86,14 @@ class Domain:
             free -= self.rank.extra_blocks(self.batch, self._next_boundary())
         return free
 
+    def stop(self, now: int) -> None:
+        """The run is cut off: book the iterations that have ended before `now`."""
+        if self.batch is not None:
+            done = first_boundary(self.base, self.slope, now - self.start, False) - 1
+            if 0 < done < self.iterations:
+                self.iterations = done
+                self._complete(self.batch, self.start + span(self.base, self.slope, done))
+
     def _next_boundary(self) -> int:
         """Iterations of the leap that have begun: its next boundary is the end of that many."""
         now = self.env.now
@@ -122,20 +129,20 @@ class Domain:
                 self._take_in(now)
             if self.quitting:
                 self._drop_cancelled(now)
-            now = self._begin(now)
-            if now < 0:
+            if not self._begin(now):
                 return
+            now += self.base if self.iterations == 1 else span(self.base, self.slope, self.iterations)
             if now >= env.peek():
                 self._wake_at(now)
                 return
             # Nothing else happens anywhere before this leap ends: no need to go through the event queue.
 
-    def _begin(self, now: int) -> int:
-        """Decide, launch, and find out how far the decision carries. Returns the tick of its end, -1 if nothing runs."""
+    def _begin(self, now: int) -> bool:
+        """Decide, launch, and find out how far the decision carries. False if there is nothing to do."""
         step = self._decide(now)
         if step is None:
             self.batch, self.iterations = None, 0
-            return -1
+            return False
         rank = self.rank
         self.batch = batch = rank.launch(step)
         self.step, self.start = step, now
@@ -167,13 +174,16 @@ class Domain:
         if limit > 1:
             limit = rank.affordable(batch, limit)
         self.base, self.slope, self.iterations = base, slope, limit
-        return now + (base if limit == 1 else span(base, slope, limit))
+        return True
 
     def _decide(self, now: int) -> Step | None:
         """The policy's next step, or None when there is nothing to do."""
         rank = self.rank
         step = rank.next_step(now)
         while step.empty():
+            if rank.blocked:
+                rank.forget_held_back()
+                return None
             if rank.preempted:  # the next step may admit those whom this one preempted
                 if self._witness:
                     self._witness.release()
@@ -203,7 +213,7 @@ class Domain:
         return decodes, context_sum, low, high
 
     def _price_alone(self, batch: Batch, decodes: int, context_sum: int, low: int, high: int) -> int:
-        """Price each part of a mixed batch by itself, for the attribution of time. Returns how long those pieces hold."""
+        """Price each part of a mixed batch by itself, to attribute time. Returns how long those pieces hold."""
         piece = self._piece
         valid = FOREVER
         if decodes:
@@ -249,7 +259,7 @@ class Domain:
         if chunks:
             tokens = chunks[0][0] if len(chunks) == 1 else sum([tokens for tokens, _ in chunks])
         used = rank.total_blocks - rank.pool.free
-        self.leaps.append((start, k, base, slope, decodes, gap, tokens, len(chunks), len(rank.waiting), used))
+        self.leaps.append((start, base, slope, gap, k, decodes, tokens, len(chunks), len(rank.waiting), used))
 
     def _log_odd_gaps(self, cohort: Cohort, end: int, gap: int) -> None:
         """Correct the log where a member's last token came at another time than its cohort's, or the first cohort's."""

@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 from simpy import Environment
-from simpy.events import Event
+from simpy.events import Event, EventPriority
 
 ARRIVALS = 0  # the place of everything that comes from outside; engines have the places from 1 on
+
+
+class Clock(Environment):
+    """SimPy's environment, with time in whole ticks from 0."""
+
+    _now: int
+
+    def __init__(self) -> None:
+        super().__init__(initial_time=0)
+
+    @property
+    def now(self) -> int:
+        """The current tick."""
+        return self._now
 
 
 class Moment(Event):
     """A callback at a tick, with its place among the events of that tick: the smallest place comes first."""
 
-    def __init__(self, env: Environment, at: int, place: int, callback: Callable[[Event], object]) -> None:
+    def __init__(self, env: Clock, at: int, place: int, callback: Callable[[Event], object]) -> None:
         self.env = env
-        self.callbacks = [callback]
+        self.callbacks = [cast(Callable[[Event], None], callback)]
         self._value = None
         self._ok = True
-        env.schedule(self, place, at - env.now)
+        env.schedule(self, cast(EventPriority, place), at - env.now)
 
 
 class Turn:

@@ -19,8 +19,8 @@ def components_of(metric: str, requests: Finished) -> dict[str, Floats]:
     }
     if metric == "e2el":
         return whole
-    first_interference = requests.columns["first_interference"] / TICKS_PER_SECOND
-    first_host = requests.columns["first_host"] / TICKS_PER_SECOND
+    first_interference = requests.column("first_interference") / TICKS_PER_SECOND
+    first_host = requests.column("first_host") / TICKS_PER_SECOND
     before = {
         "queueing": whole["queueing"],
         "prefill": whole["prefill"],

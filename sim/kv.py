@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from .core import Request
+
 
 class BlockPool:
-    """`total` blocks, of which `free` are in nobody's hands."""
+    """`total` blocks, of which `free` are in nobody's hands. `PrefixPool` also remembers what freed blocks hold."""
 
     __slots__ = ("free", "low", "total")
+
+    caching = False  # whether blocks that hold the same prefix are shared
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -20,6 +24,20 @@ class BlockPool:
             self.low = self.free
             assert self.free >= 0, f"{-self.free} KV blocks short"
 
-    def give(self, blocks: int) -> None:
-        """Take some back."""
-        self.free += blocks
+    def admit(self, request: Request) -> None:
+        """Hand out `request.blocks`, less what is found in the cache; sets `request.computed` to the tokens found."""
+        self.take(request.blocks)
+
+    def cover(self, request: Request, tokens: int) -> None:
+        """The first `tokens` tokens of a request are, or are about to be, in its blocks."""
+
+    def release(self, request: Request, preempted: bool = False) -> None:
+        """Take back `request.blocks`; who was preempted may find them again."""
+        self.free += request.blocks
+
+    def lookup(self, request: Request, promised: dict[int, int]) -> tuple[int, int]:
+        """(blocks of a waiting request in the cache, free blocks that using them takes) - see `PrefixPool`."""
+        return 0, 0
+
+    def promise(self, request: Request, tokens: int, promised: dict[int, int]) -> None:
+        """Note in `promised` what admitting a request with its first `tokens` tokens would put into the cache."""

@@ -11,7 +11,7 @@ def span(base: int, slope: int, k: int) -> int:
 
 
 def first_boundary(base: int, slope: int, elapsed: int, after: bool = False) -> int:
-    """The least k >= 1 with span(k) >= elapsed (> elapsed if `after`), where `elapsed` ticks have passed since the start.
+    """The least k >= 1 with span(k) >= elapsed (> elapsed if `after`); `elapsed` ticks have passed since the start.
 
     Solved, not stepped: span is a quadratic in k; the integer root is off by at most one.
     """

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..costmodels.base import TICKS_PER_SECOND
+from ..costmodels.base import FOREVER, TICKS_PER_SECOND
 from .gaps import Gaps
 from .records import COMPONENTS, End
 from .run import Run
@@ -23,35 +23,55 @@ PERCENTS = (50, 90, 95, 99)
 
 
 class Finished:
-    """The requests of a run as columns of seconds, without those that arrived before the end of the warm-up."""
+    """The finished requests of a run in order of submission, columns made when asked for.
+
+    warmup : seconds of arrivals to leave out.
+    all_rows, all_ends : trace row and end of every counted request, finished or not. rows : of the finished ones.
+    """
 
     def __init__(self, run: Run, warmup: float = 0.0) -> None:
-        c = run.recorder.requests.columns()
-        first = int(c["arrival"].min(initial=0))
-        counted = c["arrival"] - first >= warmup * TICKS_PER_SECOND
-        order = np.argsort(c["index"][counted], kind="stable")
-        self.all = {name: column[counted][order] for name, column in c.items()}
-        self.ends = self.all["end"]
-        self.finished = self.ends == End.FINISHED
-        self.rows = self.all["row"][self.finished]
-        self.columns = {name: column[self.finished] for name, column in self.all.items()}
-        self.ttft = self._seconds("first_token", "arrival")
-        self.e2el = self._seconds("last_token", "arrival")
-        self.ttft_from_queue = self._seconds("first_token", "queued")
-        self.e2el_from_queue = self._seconds("last_token", "queued")
-        tokens = self.columns["generated"]
-        decoding = self._seconds("last_token", "first_token")
-        self.tpot = np.divide(decoding, tokens - 1, out=np.zeros(len(tokens)), where=tokens > 1)  # 0 for one token
+        self._columns = run.recorder.requests.columns()
+        order = np.argsort(self._columns["index"], kind="stable").astype(np.int32)
+        if warmup:
+            arrival = self._columns["arrival"]
+            counted = arrival - arrival.min(initial=FOREVER) >= warmup * TICKS_PER_SECOND
+            order = order[counted[order]]
+        self._counted = order
+        self.all_rows, self.all_ends = self._columns["row"][order], self._columns["end"][order]
+        finished = self.all_ends == End.FINISHED
+        self._finished = order if finished.all() else order[finished]
+        self.rows = self._columns["row"][self._finished]
+        self.ttft = self.seconds("first_token", "arrival")
+        self.e2el = self.seconds("last_token", "arrival")
+        tokens = self.column("generated")
         self.has_tpot = tokens > 1
+        self.tpot = np.divide(  # 0 for one token, as vLLM counts it for goodput
+            self.seconds("last_token", "first_token"), tokens - 1, out=np.zeros(len(tokens)), where=self.has_tpot
+        )
 
-    def _seconds(self, to: str, since: str) -> Floats:
-        return (self.columns[to] - self.columns[since]) / TICKS_PER_SECOND
+    def __len__(self) -> int:
+        return len(self._finished)
+
+    def column(self, name: str) -> NDArray:
+        """A column of the finished requests."""
+        return self._columns[name][self._finished]
+
+    def seconds(self, to: str, since: str) -> Floats:
+        """Seconds between two times of the finished requests."""
+        return (self.column(to) - self.column(since)) / TICKS_PER_SECOND
 
     def component(self, name: str) -> Floats:
-        """Seconds of a time component, one a finished request."""
-        return self.columns[name] / TICKS_PER_SECOND
+        """Seconds of a time component of the finished requests."""
+        return self.column(name) / TICKS_PER_SECOND
 
-    def good(self, limits: Mapping[str, float], classes: Mapping[int, Mapping[str, float]], codes: Any) -> NDArray[np.bool_]:
+    def span(self) -> float:
+        """Seconds from the first counted arrival to the last end."""
+        arrival, ended = self._columns["arrival"][self._counted], self._columns["ended"][self._counted]
+        return float(ended.max(initial=0) - arrival.min(initial=FOREVER)) / TICKS_PER_SECOND if len(arrival) else 0.0
+
+    def good(
+        self, limits: Mapping[str, float], classes: Mapping[int, Mapping[str, float]], codes: Any
+    ) -> NDArray[np.bool_]:
         """Which finished requests keep their limits; `classes` by code of the request's class, in `codes`."""
         good = self._within(limits)
         for code, own in classes.items():
@@ -60,7 +80,7 @@ class Finished:
         return good
 
     def _within(self, limits: Mapping[str, float]) -> NDArray[np.bool_]:
-        good = np.ones(len(self.ttft), bool)
+        good = np.ones(len(self), bool)
         for metric, limit in limits.items():
             good &= getattr(self, metric) <= limit
         return good
@@ -88,37 +108,36 @@ def gap_statistics(gaps: Gaps) -> dict[str, float | None]:
 
 def summary(run: Run, requests: Finished) -> dict[str, Any]:
     """The headline figures of a run, flat, under vLLM's keys."""
-    c = requests.all
-    start = int(c["arrival"].min(initial=0))
-    duration = (int(c["ended"].max(initial=0)) - start) / TICKS_PER_SECOND
-    prompt_tokens = int(requests.columns["prompt_tokens"].sum())
-    output_tokens = int(requests.columns["generated"].sum())
-    counts = {end.name.lower(): int((requests.ends == end).sum()) for end in End}
+    duration = requests.span()
+    offered, completed = len(requests.all_ends), len(requests)
+    prompt_tokens = int(requests.column("prompt_tokens").sum(dtype=np.int64))
+    output_tokens = int(requests.column("generated").sum(dtype=np.int64))
+    ends = {end.name.lower(): int((requests.all_ends == end).sum()) for end in End}
 
     def rate(amount: float) -> float | None:
         return amount / duration if duration else None
 
     return {
-        "num_prompts": len(c["index"]),
-        "completed": counts["finished"],
-        "failed": len(c["index"]) - counts["finished"],
-        "rejected": counts["rejected"],
-        "cancelled": counts["cancelled"],
-        "unfinished": counts["unfinished"],
+        "num_prompts": offered,
+        "completed": completed,
+        "failed": offered - completed,
+        "rejected": ends["rejected"],
+        "cancelled": ends["cancelled"],
+        "unfinished": ends["unfinished"],
         "duration": duration,
         "total_input_tokens": prompt_tokens,
         "total_output_tokens": output_tokens,
-        "request_throughput": rate(counts["finished"]),
+        "request_throughput": rate(completed),
         "output_throughput": rate(output_tokens),
         "total_token_throughput": rate(prompt_tokens + output_tokens),
         **latency_statistics("ttft", requests.ttft),
         **latency_statistics("tpot", requests.tpot[requests.has_tpot]),
         **gap_statistics(Gaps(run.recorder)),
         **latency_statistics("e2el", requests.e2el),
-        **latency_statistics("ttft_from_queue", requests.ttft_from_queue),
-        **latency_statistics("e2el_from_queue", requests.e2el_from_queue),
+        **latency_statistics("ttft_from_queue", requests.seconds("first_token", "queued")),
+        **latency_statistics("e2el_from_queue", requests.seconds("last_token", "queued")),
         **{
-            f"mean_{name}_ms": float(requests.component(name).mean()) * 1e3 if counts["finished"] else None
+            f"mean_{name}_ms": float(requests.component(name).mean()) * 1e3 if completed else None
             for name in COMPONENTS
         },
     }

@@ -10,30 +10,32 @@ import math
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
-from simpy import Environment
 from simpy.events import Event
 
 from ..costmodels.base import CostModel
 from .core import BatchPolicy, Limits, QueuePolicy, Request, Step
-from .events import Moment, Turn
+from .events import Clock, Moment, Turn
+from .kv import BlockPool
 
 
 class ListEngine:
     """One engine on lists. Arguments as `Rank` and `Domain`; `iterations` and `gaps` are its log."""
 
     def __init__(
-        self, env: Environment, turn: Turn, place: int, limits: Limits, policy: BatchPolicy, queue: QueuePolicy,
+        self, env: Clock, turn: Turn, place: int, limits: Limits, policy: BatchPolicy, queue: QueuePolicy,
         blocks: int, lengths: Sequence[int], ended: Callable[[Request, int], None],
         gone: Callable[[Request, int], None],
-        cost: CostModel, host_blocks: int = 0, swap_ticks: int = 0,
+        cost: CostModel, host_blocks: int = 0, swap_ticks: int = 0, pool: BlockPool | None = None,
     ) -> None:  # fmt: skip
         self.env, self.turn, self.place = env, turn, place
         self.limits, self.policy, self.kv, self.queue = limits, policy, policy.kv, queue
         self.lengths, self.ended, self.gone, self.cost = lengths, ended, gone, cost
         self.total_blocks, self.host_free, self.swap_ticks = blocks, host_blocks, swap_ticks
-        self.free = blocks
+        self.pool = pool or BlockPool(blocks)
+        self.caching, self.lookup, self.promise = self.pool.caching, self.pool.lookup, self.pool.promise
         self.fifo = queue.fifo
         self.now = 0
+        self.blocked = False  # somebody waits until a request in flight can be preempted
         self.inbox: list[Request] = []
         self.quitting: list[Request] = []
         self.waiting: list[Request] = []
@@ -46,7 +48,7 @@ class ListEngine:
         self.preempted = self.preemptions = self.admissions = self.swapped_blocks = 0
         self.iterations: list[tuple[int, int, int, int]] = []  # start, ticks, decodes, prompt tokens
         self.gaps: list[int] = []  # ticks between any two consecutive tokens of a request
-        self.rank = self.pool = self  # where a router looks
+        self.rank = self  # where a router looks
         self.alarm: Event | None = None
 
     # -- the view ------------------------------------------------------------------------------------------------
@@ -76,10 +78,10 @@ class ListEngine:
 
     @property
     def free_blocks(self) -> int:
-        return self.free
+        return self.pool.free
 
     def free_now(self) -> int:
-        return self.free
+        return self.pool.free
 
     # -- what happens to it --------------------------------------------------------------------------------------
 
@@ -87,6 +89,9 @@ class ListEngine:
         self.inbox.append(request)
         if len(self.flights) < len(self.stage_free):
             self.wake()
+
+    def stop(self, now: int) -> None:
+        """The run is cut off: nothing is booked before its end here."""
 
     def cancel(self, request: Request) -> None:
         self.quitting.append(request)
@@ -123,12 +128,15 @@ class ListEngine:
     def decide(self) -> Step | None:
         while True:
             self.preempted = 0
+            self.blocked = False
             self.held_back = []
             step = self.policy.compose(self)
             while self.make_room(step):
                 step = self.policy.compose(self)
             if not step.empty():
                 return step
+            if self.blocked:
+                return None
             if self.preempted:
                 continue
             stuck = None if self.active else next(iter(self.swapped + self.waiting), None)
@@ -161,14 +169,19 @@ class ListEngine:
         while left:
             request = left[0]
             see = self.kv.spare if request.computed >= request.target and step.decodes else 0
-            if self.free - sum(need(r) for r in granted) >= max(need(request), see):
+            if self.pool.free - sum(need(r) for r in granted) >= max(need(request), see):
                 granted.append(left.pop(0))
                 continue
-            victim = self.kv.victim(granted + left)
+            victim = self.kv.victim(sorted([*granted, *left, *self.flying], key=lambda r: r.order))
+            if victim in self.flying:
+                self.blocked = True
+                self.held_back += left
+                self.preempted += 1
+                return True
             (granted if victim in granted else left).remove(victim)
             self.preempt(victim)
             if victim is request:
-                self.held_back = left
+                self.held_back += left
                 break
         self.preempted += self.preemptions - before
         return self.preemptions > before
@@ -181,7 +194,7 @@ class ListEngine:
             self.swapped.remove(request)
             self.host_free += request.blocks
             self.swapped_blocks += request.blocks
-            self.free -= request.blocks
+            self.pool.take(request.blocks)
             request.preemption += self.now - request.last_token
             request.since = self.now
             self.active.append(request)
@@ -189,13 +202,14 @@ class ListEngine:
         decodes = self.decoding[: step.decodes]
         parts = list(step.chunks)
         for request, tokens, blocks in step.admit:
-            self.admit(request, blocks)
+            self.admit(request, tokens, blocks)
             parts.append((request, tokens))
         for request, tokens in [(r, 0) for r in decodes] + parts:
             grown = self.growth(request, tokens)
-            self.free -= grown
+            self.pool.take(grown)
             request.blocks += grown
-        assert self.free >= 0
+            if tokens:
+                self.pool.cover(request, request.computed + tokens)
         self.held_back = []
         chunks = [(tokens, request.computed) for request, tokens in parts]
         contexts = [r.computed for r in decodes]
@@ -212,18 +226,17 @@ class ListEngine:
             if contexts:
                 pure += stage.piece((), *context)[0]
             own = [ticks + stage.piece((c,), 0, 0, 0, 0)[0] for ticks, c in zip(own, chunks, strict=True)]
-        flight = SimpleNamespace(
-            start=self.now, end=ready, decodes=decodes, parts=parts, pure=pure, own=own, host=host
-        )
+        flight = SimpleNamespace(start=self.now, end=ready, decodes=decodes, parts=parts, pure=pure, own=own, host=host)
         self.flights.append(flight)
         self.flying.update(decodes, (r for r, _ in parts))
         self.iterations.append((self.now, ready - self.now, len(decodes), sum(tokens for tokens, _ in chunks)))
         Moment(self.env, ready, self.place, self.boundary)
 
-    def admit(self, request: Request, blocks: int) -> None:
+    def admit(self, request: Request, tokens: int, blocks: int) -> None:
         self.waiting.remove(request)
-        self.free -= blocks
         request.blocks = blocks
+        self.pool.admit(request)
+        self.pool.cover(request, request.computed + tokens)
         request.order = request.index if self.kv.arrival_order else self.admissions
         self.admissions += 1
         self.active.append(request)
@@ -231,6 +244,7 @@ class ListEngine:
         if request.scheduled < 0:
             request.scheduled = self.now
             request.queueing = self.now - request.arrival
+            request.cached_tokens = request.computed
         elif request.generated == 0:
             request.preemption += self.now - request.phase_start
         request.phase_start, request.own, request.phase_host = self.now, 0, 0
@@ -274,13 +288,13 @@ class ListEngine:
         request.last_token = request.since = now
         return [request] if request.generated == self.lengths[request.index] else []
 
-    def release(self, request: Request) -> None:
+    def release(self, request: Request, preempted: bool = False) -> None:
         self.active.remove(request)
-        self.free += request.blocks
+        self.pool.release(request, preempted)
 
     def preempt(self, request: Request) -> None:
         decoding = request.computed >= request.target
-        self.release(request)
+        self.release(request, preempted=True)
         request.preemptions += 1
         self.preemptions += 1
         if self.kv.swaps and decoding and request.blocks <= self.host_free:

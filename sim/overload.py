@@ -21,7 +21,7 @@ def overload_verdict(run: Run) -> dict[str, Any]:
     The arrivals are cut into five equal parts; the median queueing delay of each is what the verdict looks at. In
     steady overload it rises from part to part in proportion to time; after a burst it comes back.
     """
-    if run.plan.clients.closed_loop:
+    if run.closed_loop:
         return {"verdict": "closed loop", "reason": "clients wait for their answers, so the load adapts itself"}
     c = run.recorder.requests.columns()
     served = c["end"] != End.REJECTED

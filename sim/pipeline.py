@@ -51,6 +51,9 @@ class PipelineDomain(Domain):
         """KV blocks that are free now."""
         return self.rank.pool.free
 
+    def stop(self, now: int) -> None:
+        """The run is cut off; whole batches are booked as they land, so there is nothing to do."""
+
     def _boundary(self, event: Event) -> None:
         if event is self._alarm:
             self._alarm = None
@@ -82,6 +85,7 @@ class PipelineDomain(Domain):
         """Send a batch down the pipeline: each stage takes it when it has it and has finished the one before."""
         cost = self.cost
         batch = self.rank.launch(step)
+        self.rank.flying.append(batch)
         decodes, context_sum, low, high = self._composition(batch, step)
         tokens = decodes + sum(tokens for tokens, _ in batch.chunks)
         host = cost.host(decodes + len(batch.chunks))
@@ -110,6 +114,7 @@ class PipelineDomain(Domain):
         for (request, _), alone in zip(batch.parts, flight.own, strict=True):
             request.own += alone
             request.phase_host += flight.host
+        self.rank.flying.remove(batch)
         self._log(batch, 1, flight.start, total, 0)
         self.rank.complete(batch, 1, flight.start, total, flight.pure, flight.host)
         if self.rank.restart_gaps:

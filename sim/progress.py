@@ -24,7 +24,8 @@ class Ticker:
         self._shown = now
         real = now - self._started
         left = real / ended * (total - ended)
-        text = f"{simulated:,.0f} s simulated, {ended:,} of {total:,} requests, {simulated / real:,.0f} x real time, {left:,.0f} s to go"
+        done = f"{simulated:,.0f} s simulated, {ended:,} of {total:,} requests"
+        text = f"{done}, {simulated / real:,.0f} x real time, {left:,.0f} s to go"
         self._stream.write("\r" + text.ljust(self._width))
         self._stream.flush()
         self._width = len(text)

@@ -1,4 +1,4 @@
-"""A rank: one scheduler's queue, KV blocks and running requests, and every change of their state. It knows no durations."""
+"""A rank: one scheduler's queue, KV blocks and running requests, and every change of their state. No durations here."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ class Rank:
     lengths : true output length by request index; the only copy, and no policy is given it.
     ended : called with a request whose last token has come, and the tick.
     host_blocks : KV blocks that fit into the host's swap space.
+    pool : of `blocks` KV blocks; by default one without prefix caching.
     """
 
     def __init__(
@@ -50,12 +51,14 @@ class Rank:
         lengths: Sequence[int],
         ended: Callable[[Request, int], None],
         host_blocks: int = 0,
+        pool: BlockPool | None = None,
     ) -> None:
         self.limits = limits
         self.policy = policy
         self.kv = policy.kv
         self._observe = getattr(policy, "observe", None)
-        self.pool = BlockPool(blocks)
+        self.pool = pool or BlockPool(blocks)
+        self.lookup, self.promise, self.caching = self.pool.lookup, self.pool.promise, self.pool.caching
         self.total_blocks = blocks
         self.host_free = host_blocks
         self.lengths = lengths
@@ -67,7 +70,9 @@ class Rank:
         self.swapped: list[Request] = []
         self.running = 0
         self.now = 0
-        self.preempted = 0  # since the last launch
+        self.preempted = 0  # since the last launch; one more where `blocked`
+        self.blocked = False  # somebody waits until a request in flight can be preempted
+        self.flying: list[Batch] = []  # where several batches are under way at once
         self.preemptions = 0  # in all
         self.restart_gaps: list[int] = []  # ticks between the last token before a recomputation and the first after it
         self.decodes = 0
@@ -82,8 +87,11 @@ class Rank:
         return Cohort(self.limits, self.kv.grows and self.limits.block_size <= self.limits.max_model_len)
 
     def ordered(self) -> list[Request]:
-        """Decodes and prefills that are not in flight, in list order."""
-        return sorted([r for cohort in self.idle for r in cohort.members] + self.prefills, key=_order)
+        """Decodes and prefills that may run now, in list order."""
+        running = [r for cohort in self.idle for r in cohort.members] + self.prefills
+        if self._held_back:
+            running = [r for r in running if r not in self._held_back]
+        return sorted(running, key=_order)
 
     # -- deciding ------------------------------------------------------------------------------------------------
 
@@ -91,8 +99,9 @@ class Rank:
         """Ask the policy what to run; where the running requests cannot grow, preempt and ask again."""
         self.now = now
         self.preempted = 0
+        self.blocked = False
         if self._held_back:
-            self._forget_held_back()
+            self.forget_held_back()
         while True:
             self._look()
             step = self.policy.compose(self)
@@ -129,7 +138,7 @@ class Rank:
         return max(0, self.limits.blocks(request.computed + tokens) - request.blocks)
 
     def _make_room(self, step: Step) -> int:
-        """Walk the running list in order; whoever cannot grow costs the KV policy's victim its blocks. Counts victims."""
+        """Walk the running list; whoever cannot grow costs the KV policy's victim its blocks. Counts victims."""
         chunks = dict(step.chunks)
         running = self.ordered()
         free = self.pool.free  # less what the walk has promised
@@ -145,7 +154,12 @@ class Rank:
                 free -= need(request)
                 place += 1
                 continue
-            victim = self.kv.victim(running)
+            victim = self.kv.victim(self._with_flying(running))
+            if victim not in running:  # its blocks cannot be had before its batch has landed
+                self.blocked = True
+                self.preempted += 1
+                self._hold_back(running[place:])
+                return victims + 1
             at = running.index(victim)
             if at < place:  # what it was promised is free again
                 free += need(victim)
@@ -155,12 +169,22 @@ class Rank:
             self.preempt(victim)
             free += self.pool.free - before
             victims += 1
+            self.preempted += 1
             if victim is request:  # vLLM then leaves the rest of the list out of this step
-                self._held_back = running[place:]
-                self.prefills = [r for r in self.prefills if r not in self._held_back]
+                self._hold_back(running[place:])
                 break
-        self.preempted += victims
         return victims
+
+    def _with_flying(self, running: list[Request]) -> list[Request]:
+        """`running` and the requests in flight, in list order."""
+        if not self.flying:
+            return running
+        decodes = [r for batch in self.flying for cohort in batch.cohorts for r in cohort.members]
+        return sorted(running + decodes + [r for batch in self.flying for r, _ in batch.parts], key=_order)
+
+    def _hold_back(self, requests: list[Request]) -> None:
+        self._held_back += requests
+        self.prefills = [r for r in self.prefills if r not in requests]
 
     # -- acting --------------------------------------------------------------------------------------------------
 
@@ -179,6 +203,8 @@ class Rank:
                 cohorts = [c for c in cohorts if c.count]
             batch = Batch(cohorts, step.decodes, self.decode_demand)
             self.idle = []
+        for request, tokens, blocks in step.admit:  # first, before anybody else is given what they found in the cache
+            self._admit(request, tokens, blocks)
         if batch.granted:
             self.pool.take(batch.granted)
         if self._swapped_blocks:
@@ -186,24 +212,21 @@ class Rank:
         if step.chunks or step.admit:
             self._launch_prompts(batch, step)
         if self._held_back:
-            self._forget_held_back()
+            self.forget_held_back()
         return batch
 
     def _launch_prompts(self, batch: Batch, step: Step) -> None:
         parts: list[Part] = list(step.chunks)
-        chunks = [(tokens, request.computed) for request, tokens in parts]
         if parts:
             for request, tokens in parts:
                 self._extend(request, request.computed + tokens)
             running = {request for request, _ in parts}
             self.prefills = [r for r in self.prefills if r not in running]
-        for request, tokens, blocks in step.admit:
-            self._admit(request, blocks)
-            parts.append((request, tokens))
-            chunks.append((tokens, request.computed))
-        batch.parts, batch.chunks = parts, chunks
+        parts += [(request, tokens) for request, tokens, _ in step.admit]
+        batch.parts, batch.chunks = parts, [(tokens, request.computed) for request, tokens in parts]
 
-    def _forget_held_back(self) -> None:
+    def forget_held_back(self) -> None:
+        """Who could not run this time may again."""
         self.prefills += [r for r in self._held_back if not r.cohort]
         self.prefills.sort(key=_order)
         self._held_back = []
@@ -231,7 +254,7 @@ class Rank:
         """The first `decodes` idle decodes in list order, as cohorts of their own; the others stay idle."""
         if decodes == 0:
             return []
-        chosen = {r for r in sorted((r for c in self.idle for r in c.members), key=_order)[:decodes]}
+        chosen = set(sorted((r for c in self.idle for r in c.members), key=_order)[:decodes])
         run: list[Cohort] = []
         for cohort in self.idle:
             inside = [r for r in cohort.members if r in chosen]
@@ -250,17 +273,19 @@ class Rank:
         remaining = self.lengths[request.index] - request.generated
         target.join(request, request.computed, remaining, request.last_token)
 
-    def _admit(self, request: Request, blocks: int) -> None:
+    def _admit(self, request: Request, tokens: int, blocks: int) -> None:
         now = self.now
         self.waiting.remove(request)
-        self.pool.take(blocks)
         request.blocks = blocks
+        self.pool.admit(request)
+        self.pool.cover(request, request.computed + tokens)
         request.order = request.index if self.kv.arrival_order else self._admissions
         self._admissions += 1
         self.running += 1
         if request.scheduled < 0:
             request.scheduled = now
             request.queueing = now - request.arrival
+            request.cached_tokens = request.computed
         elif not request.generated:  # preempted before its first token: what it had done is lost
             request.preemption += now - request.phase_start
         request.phase_start = now
@@ -272,6 +297,7 @@ class Rank:
         if blocks > request.blocks:
             self.pool.take(blocks - request.blocks)
             request.blocks = blocks
+        self.pool.cover(request, tokens)
 
     def complete(self, batch: Batch, iterations: int, start: int, total: int, pure: int, host: int) -> bool:
         """Book a batch that ran `iterations` times from `start` for `total` ticks (see `Cohort.run`).
@@ -296,7 +322,7 @@ class Rank:
             self._complete_prompts(batch, iterations, start + total, done)
         for request in done:
             self.running -= 1
-            self.pool.give(request.blocks)
+            self.pool.release(request)
             self.ended(request, start + total)
         return bool(done)
 
@@ -346,12 +372,12 @@ class Rank:
         return False
 
     def preempt(self, request: Request) -> None:
-        """Take a running request's blocks away: to the host if the policy swaps and they fit there, else for recomputation."""
-        decoding = request.cohort is not None
-        self._stop(request)
+        """Take a running request's blocks: to the host if the policy swaps and there is room, else for good."""
+        swap = self.kv.swaps and request.cohort is not None
+        self._stop(request, preempted=True)
         request.preemptions += 1
         self.preemptions += 1
-        if self.kv.swaps and decoding and request.blocks <= self.host_free:
+        if swap and request.blocks <= self.host_free:
             self.host_free -= request.blocks
             self._swapped_blocks += request.blocks
             self.swapped.append(request)
@@ -361,14 +387,14 @@ class Rank:
         request.target = request.prompt_tokens + request.generated
         self.waiting.push_front(request)
 
-    def _stop(self, request: Request) -> None:
+    def _stop(self, request: Request, preempted: bool = False) -> None:
         """Take a request off the running list and free its blocks."""
         if request.cohort:
             request.cohort.leave(request)
         else:
             self.prefills.remove(request)
         self.running -= 1
-        self.pool.give(request.blocks)
+        self.pool.release(request, preempted)
 
     def _swap_in(self, request: Request) -> None:
         self.swapped.remove(request)

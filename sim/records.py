@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator, Mapping
 from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .core import Request
-
-Ints = NDArray[np.int64]
 
 
 class End(IntEnum):
@@ -23,55 +22,86 @@ class End(IntEnum):
     UNFINISHED = 4
 
 
-REQUEST_COLUMNS = (
-    "index", "row", "attempt", "replica", "end", "prompt_tokens", "output_tokens", "generated", "cached_tokens",
-    "preemptions", "arrival", "queued", "scheduled", "first_token", "last_token", "ended",
-    "queueing", "prefill", "decode", "interference", "preemption", "transfer", "host",
-    "first_interference", "first_host",
-)  # fmt: skip
-COMPONENTS = ("queueing", "prefill", "decode", "interference", "preemption", "transfer", "host")
+TINY, SHORT, SMALL, TICKS = (np.dtype(kind) for kind in (np.int8, np.int16, np.int32, np.int64))
+_CODES = {1: "b", 2: "h", 4: "i", 8: "q"}  # of `array`, by bytes
 
-LEAP_COLUMNS = (
-    "start",  # tick at which its first iteration began
-    "iterations",
-    "base",  # ticks of the first iteration
-    "slope",  # ticks that each further one adds
-    "decodes",  # tokens of running decodes an iteration
-    "gap",  # ticks from the decodes' previous tokens to those of the first iteration
-    "prefill_tokens",  # prompt tokens an iteration
-    "prefills",  # requests they belong to
-    "waiting",
-    "used_blocks",
-)  # fmt: skip
+COMPONENTS = ("queueing", "prefill", "decode", "interference", "preemption", "transfer", "host")
+TIMES = ("arrival", "queued", "scheduled", "first_token", "last_token", "ended")
+
+REQUEST_COLUMNS = {
+    **dict.fromkeys(("index", "row"), SMALL),
+    **{"attempt": TINY, "replica": SHORT, "end": TINY},
+    **dict.fromkeys(("prompt_tokens", "output_tokens", "generated", "cached_tokens", "preemptions"), SMALL),
+    **dict.fromkeys((*TIMES, *COMPONENTS, "first_interference", "first_host"), TICKS),
+}
+
+LEAP_COLUMNS = {
+    "start": TICKS,  # when its first iteration began
+    "base": TICKS,  # of the first iteration
+    "slope": TICKS,  # that each further one adds
+    "gap": TICKS,  # from the decodes' previous tokens to those of the first iteration
+    "iterations": SMALL,
+    "decodes": SMALL,  # tokens of running decodes an iteration
+    "prefill_tokens": SMALL,  # prompt tokens an iteration
+    "prefills": SMALL,  # requests they belong to
+    "waiting": SMALL,
+    "used_blocks": SMALL,
+}
+
+GAP_COLUMNS = {"gap": TICKS, "count": SMALL}
+
+_BUFFER = 1 << 14  # rows collected before they are packed into columns
 
 
 class Table:
-    """Rows of integers, appended one by one and read as columns."""
+    """Rows of integers, appended one by one and read as columns of their types."""
 
-    def __init__(self, columns: tuple[str, ...]) -> None:
-        self.names = columns
+    def __init__(self, columns: Mapping[str, np.dtype]) -> None:
+        self._types = columns
+        self._width = len(columns)
+        self._full = _BUFFER * self._width
         self._cells = array("q")
-        self.append = self._cells.extend  # a tuple of one value a column
+        # Arrays that grow in place: parts to be joined later would need the memory twice.
+        self._columns = {name: array(_CODES[kind.itemsize]) for name, kind in columns.items()}
+
+    def append(self, row: tuple[int, ...]) -> None:
+        """Add a row, one value a column."""
+        cells = self._cells
+        cells.extend(row)
+        if len(cells) >= self._full:
+            self._pack()
+
+    def _pack(self) -> None:
+        cells = np.frombuffer(self._cells, np.int64).reshape(-1, self._width)
+        for i, (name, kind) in enumerate(self._types.items()):
+            self._columns[name].frombytes(cells[:, i].astype(kind).tobytes())
+        self._cells = array("q")
 
     def __len__(self) -> int:
-        return len(self._cells) // len(self.names)
+        return len(next(iter(self._columns.values()))) + len(self._cells) // self._width
 
-    def columns(self) -> dict[str, Ints]:
-        """Every column by name, as views of one array."""
-        cells: Ints = np.frombuffer(self._cells, np.int64) if self._cells else np.empty(0, np.int64)
-        cells = cells.reshape(-1, len(self.names))
-        return {name: cells[:, i] for i, name in enumerate(self.names)}
+    def columns(self) -> dict[str, NDArray]:
+        """Every column by name, without a copy. Call it when all rows are in: a table that is looked at cannot grow."""
+        if self._cells:
+            self._pack()
+        return {name: np.frombuffer(self._columns[name], kind) for name, kind in self._types.items()}
+
+    def slices(self, rows: int = 1 << 16) -> Iterator[dict[str, NDArray]]:
+        """The same, some rows at a time and all as int64, for work that would need several copies of the whole."""
+        columns = self.columns()
+        for at in range(0, len(self), rows):
+            yield {name: column[at : at + rows].astype(np.int64) for name, column in columns.items()}
 
 
 class Recorder:
-    """Collects the rows of a run."""
+    """Collects the rows of a run with so many engines."""
 
-    def __init__(self, replicas: int) -> None:
+    def __init__(self, engines: int) -> None:
         self.requests = Table(REQUEST_COLUMNS)
-        self.leaps = [Table(LEAP_COLUMNS) for _ in range(replicas)]
+        self.leaps = [Table(LEAP_COLUMNS) for _ in range(engines)]
         # Gaps of tokens whose predecessor came at another time than their cohort's (members that had just joined):
         # ticks to add and to take out, with how many of them.
-        self.odd_gaps = [Table(("gap", "count")) for _ in range(replicas)]
+        self.odd_gaps = [Table(GAP_COLUMNS) for _ in range(engines)]
 
     def request(self, r: Request, end: End, now: int, output_tokens: int) -> None:
         """Write the row of a request that ended at `now`."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from simpy import Environment
-
 from .core import ReplicaView, Request
 from .domain import Domain
+from .events import Clock
 
 
 class Replica:
@@ -53,7 +52,7 @@ def _engine_load(domain: Domain) -> int:
 class AgedView:
     """A replica as it was when last looked at, if that is less than `age` ticks ago; else as it is now."""
 
-    def __init__(self, replica: Replica, env: Environment, age: int) -> None:
+    def __init__(self, replica: Replica, env: Clock, age: int) -> None:
         self._replica = replica
         self._env = env
         self._age = age
@@ -89,6 +88,6 @@ class AgedView:
         return self._free_share
 
 
-def views(replicas: Sequence[Replica], env: Environment, age: int) -> list[ReplicaView]:
+def views(replicas: Sequence[Replica], env: Clock, age: int) -> list[ReplicaView]:
     """What a router sees: the replicas themselves, or snapshots that are up to `age` ticks old."""
     return [AgedView(r, env, age) for r in replicas] if age else list(replicas)

@@ -30,7 +30,7 @@ def build_report(run: Run, slo: SLO | None = None, warmup: float = 0.0) -> dict[
     warmup : seconds of arrivals to leave out of the statistics.
     """
     requests = Finished(run, warmup)
-    if not len(requests.ends):
+    if not len(requests.all_ends):
         raise InputError("--warmup", f"no request arrives after {warmup:g} s", "a warm-up shorter than the trace")
     figures = summary(run, requests)
     figures.update(_cost(run, figures))
@@ -61,9 +61,11 @@ def _cost(run: Run, figures: dict[str, Any]) -> dict[str, Any]:
 
 def _simulation(run: Run, warmup: float) -> dict[str, Any]:
     busy = sum(e.busy for e in run.engines)
-    columns = [table.columns() for table in run.recorder.leaps]
-    iterations = sum(int(c["iterations"].sum()) for c in columns)
-    decoded = sum(int((c["iterations"] * c["decodes"]).sum()) for c in columns)
+    iterations = decoded = 0
+    for table in run.recorder.leaps:
+        for c in table.slices():
+            iterations += int(c["iterations"].sum())
+            decoded += int((c["iterations"] * c["decodes"]).sum())
     return {
         "servecast": package_version(),
         "plan": run.plan.name,

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import exp, inf
 from typing import Any
 
-from simpy import Environment
+import numpy as np
 
 from ..configs.plan import Plan
 from ..costmodels.base import ticks
-from ..errors import InputError
+from ..errors import InputError, unknown_name
 from ..traces.streams import Stream
-from ..traces.table import RequestTable
+from ..traces.table import Floats, RequestTable
 from .clients import ClosedLoop, OpenLoop, Patience
 from .cluster import Cluster
 from .core import Request
 from .deploy import Deployment, deploy, make_router
 from .domain import Domain
+from .events import Clock
+from .interrupt import interruptible
 from .invariants import check_invariants
+from .lockstep import Lockstep, LockstepLane
 from .oracle import ListEngine
 from .pipeline import PipelineDomain
 from .rank import Rank
@@ -54,7 +57,8 @@ class Run:
     deployments: list[Deployment]
     recorder: Recorder
     engines: list[EngineInfo]
-    duration: int  # ticks until the last event
+    closed_loop: bool
+    duration: int  # ticks until the last request ended, or the run was cut off
     interrupted: bool
     truncated: int  # answers cut short by max_model_len
     timeouts: int
@@ -72,6 +76,8 @@ def run(
     plan: Plan,
     *,
     seed: int = 0,
+    users: int = 0,
+    think_time: Floats | None = None,
     step_by_step: bool = False,
     oracle: bool = False,
     horizon: float = inf,
@@ -80,6 +86,8 @@ def run(
     """Replay `table` on `plan`.
 
     seed : of every random stream of the run.
+    users, think_time : instead of the table's arrivals, a closed loop of so many clients, with seconds of thinking
+        before each row; the plan's `clients.closed_loop` says the same with one number.
     step_by_step : take every iteration by itself and assert the promises that would have allowed a leap.
     oracle : use the list-walking engine; slow, for tests. It keeps no log of leaps.
     horizon : seconds after which the run stops; whoever has not ended then is "unfinished".
@@ -87,10 +95,20 @@ def run(
 
     Raises `InputError` for a plan that cannot start or a table without requests.
     """
-    if not len(table):
-        raise InputError(table.source.name, "no requests", "at least one")
+    _check_table(table)
+    loop = plan.clients.closed_loop
+    if loop and users:
+        raise InputError("clients.closed_loop", "given together with a closed-loop trace", "one of the two")
+    if loop:
+        users, think_time = loop.users, np.full(len(table), loop.think_time)
     deployments = deploy(plan)
+    if oracle and any(d.lockstep for d in deployments):
+        raise InputError("oracle", "data-parallel ranks in lockstep", "a plan without them; the oracle walks one rank")
     world = _World(table, plan, seed, deployments, step_by_step, oracle)
+    if users:
+        ClosedLoop(world.env, world.cluster, users, np.zeros(len(table)) if think_time is None else think_time)
+    else:
+        OpenLoop(world.env, world.cluster, table)
     if progress:
         world.report_to(progress)
     interrupted = False
@@ -98,7 +116,8 @@ def run(
     gc.collect()
     gc.disable()  # live requests and cohorts form no cycles that outlast them
     try:
-        world.env.run(until=None if horizon == inf else ticks(horizon))
+        with interruptible(world.env):
+            world.env.run(until=None if horizon == inf else ticks(horizon))
     except KeyboardInterrupt:
         interrupted = True
     finally:
@@ -108,29 +127,50 @@ def run(
     return Run(
         plan=plan, table=table, seed=seed, deployments=deployments, recorder=world.recorder,
         engines=[_info(replica, d) for replica in world.cluster.replicas for d in replica.domains],
-        duration=max(world.env.now, world.cluster.turn.tick), interrupted=interrupted, truncated=world.cluster.truncated,
+        closed_loop=users > 0,
+        duration=int(world.recorder.requests.columns()["ended"].max(initial=0)),
+        interrupted=interrupted, truncated=world.cluster.truncated,
         timeouts=world.patience.timeouts if world.patience else 0,
         invariants=check_invariants(world.recorder, world.cluster, interrupted or horizon < inf),
         cpu_seconds=spent,
     )  # fmt: skip
 
 
+def _check_table(table: RequestTable) -> None:
+    if not len(table):
+        raise InputError(table.source.name, "no requests", "at least one")
+    for name in ("prompt_tokens", "output_tokens"):
+        column = getattr(table, name)
+        if int(column.min()) < 1:
+            found = f"{int((column < 1).sum())} requests without {name}"
+            raise InputError(table.source.name, found, "failed requests to be dropped (as `load` does by default)")
+
+
 class _World:
     """Everything that lives during one run."""
 
     def __init__(
-        self, table: RequestTable, plan: Plan, seed: int, deployments: list[Deployment], step_by_step: bool, oracle: bool
+        self,
+        table: RequestTable,
+        plan: Plan,
+        seed: int,
+        deployments: list[Deployment],
+        step_by_step: bool,
+        oracle: bool,
     ) -> None:
-        self.env = Environment(initial_time=0)
+        self.env = Clock()
         engines = sum(d.pool.replicas * d.pool.data_parallel_size for d in deployments)
         self.recorder = Recorder(engines)
         self.cluster = cluster = Cluster(self.env, table, self.recorder)
         self.replicas: list[Replica] = []
         self._engines = 0
+        self._prefixes = table.blocks
         for deployment in deployments:
             for _ in range(deployment.pool.replicas):
                 ranks = range(deployment.pool.data_parallel_size)
                 domains = [self._engine(deployment, step_by_step, oracle) for _ in ranks]
+                if deployment.lockstep and not oracle:
+                    Lockstep(self.env, cluster.turn, domains[0].place, domains)
                 self.replicas.append(Replica(len(self.replicas), deployment.pool.name, domains))
         router = make_router(plan)
         begin = getattr(router, "begin", None)
@@ -140,16 +180,12 @@ class _World:
         if plan.predictor:
             cluster.estimate = _predictor(plan.predictor.sigma, Stream(seed, "predictor"))
         self.patience = self._patience(plan, table)
-        loop = plan.clients.closed_loop
-        if loop:
-            ClosedLoop(self.env, cluster, len(table), loop.users, loop.think_time)
-        else:
-            OpenLoop(self.env, cluster, table)
 
     def _engine(self, deployment: Deployment, step_by_step: bool, oracle: bool) -> Any:
         number = self._engines
         self._engines += 1
         cluster = self.cluster
+        pool = deployment.kv_pool(self._prefixes)
         rank = (
             deployment.limits, deployment.batch_policy(), deployment.queue_policy(), deployment.blocks,
             cluster.lengths, cluster.finished,
@@ -157,11 +193,15 @@ class _World:
         if oracle:
             return ListEngine(
                 self.env, cluster.turn, number + 1, *rank, cluster.gone, deployment.cost, deployment.host_blocks,
-                deployment.swap_ticks,
+                deployment.swap_ticks, pool,
             )  # fmt: skip
-        kind = Domain if deployment.pool.pipeline_parallel_size == 1 else PipelineDomain
+        kind = Domain
+        if deployment.pool.pipeline_parallel_size > 1:
+            kind = PipelineDomain
+        elif deployment.lockstep:
+            kind = LockstepLane
         return kind(
-            self.env, cluster.turn, number + 1, Rank(*rank, host_blocks=deployment.host_blocks), deployment.cost,
+            self.env, cluster.turn, number + 1, Rank(*rank, deployment.host_blocks, pool), deployment.cost,
             self.recorder, number, cluster.gone, deployment.swap_ticks, step_by_step,
         )  # fmt: skip
 
@@ -181,7 +221,7 @@ class _World:
         for i, deployment in enumerate(deployments):
             for label in deployment.pool.serves:
                 if label not in names:
-                    raise InputError(f"pools[{i}].serves", f"{label!r}, a label that the trace does not have", f"of {list(names)}")
+                    raise unknown_name(f"pools[{i}].serves", "model label of this trace", label, names)
         return serving
 
     def _patience(self, plan: Plan, table: RequestTable) -> Patience | None:
@@ -209,7 +249,7 @@ class _World:
 def _predictor(sigma: float, stream: Stream) -> Callable[[int], float]:
     if not sigma:
         return float
-    errors = iter(())
+    errors: Iterator[float] = iter(())
 
     def estimate(tokens: int) -> float:
         nonlocal errors

@@ -32,40 +32,52 @@ def time_series(run: Run, width: float | None = None) -> dict[str, NDArray]:
     bins = max(1, -(-run.duration // step))
     columns: dict[str, list[NDArray]] = {}
     for engine, (info, table) in enumerate(zip(run.engines, run.recorder.leaps, strict=True)):
-        c = table.columns()
-        total = c["iterations"] * c["base"] + c["slope"] * (c["iterations"] * (c["iterations"] - 1) // 2)
-        bounds = (c["start"], c["start"] + total)
-        seconds = np.maximum(total, 1) / TICKS_PER_SECOND
+        running, waiting, used, prompt, generated = (_Average(step, bins) for _ in range(5))
+        last = run.duration
+        for c in reversed(list(table.slices())):
+            start = c["start"]
+            total = c["iterations"] * c["base"] + c["slope"] * (c["iterations"] * (c["iterations"] - 1) // 2)
+            end, seconds = start + total, np.maximum(total, 1) / TICKS_PER_SECOND
+            running.add(start, end, c["decodes"] + c["prefills"])
+            used.add(start, end, c["used_blocks"])
+            prompt.add(start, end, c["iterations"] * c["prefill_tokens"] / seconds)
+            generated.add(start, end, c["iterations"] * c["decodes"] / seconds)
+            waiting.add(start, np.append(start[1:], last), c["waiting"])
+            last = int(start[0])
         rows = {
             "t": np.arange(bins) * width,
             "replica": np.full(bins, info.replica),
             "engine": np.full(bins, engine),
-            "running": _averages(*bounds, c["decodes"] + c["prefills"], step, bins),
-            "waiting": _averages(*_until_next(c["start"], run.duration), c["waiting"], step, bins),
-            "kv_cache_usage": _averages(*bounds, c["used_blocks"], step, bins) / info.total_blocks,
-            "prompt_throughput": _averages(*bounds, c["iterations"] * c["prefill_tokens"] / seconds, step, bins),
-            "generation_throughput": _averages(*bounds, c["iterations"] * c["decodes"] / seconds, step, bins),
+            "running": running.values(),
+            "waiting": waiting.values(),
+            "kv_cache_usage": used.values() / info.total_blocks,
+            "prompt_throughput": prompt.values(),
+            "generation_throughput": generated.values(),
         }
         for name, values in rows.items():
             columns.setdefault(name, []).append(values)
     return {name: np.stack(parts, axis=1).ravel() for name, parts in columns.items()}
 
 
-def _until_next(start: NDArray, end: int) -> tuple[NDArray, NDArray]:
-    return start, np.append(start[1:], end) if len(start) else start
+class _Average:
+    """Time averages over equal bins of a quantity that has a value from one tick to another; overlaps add up."""
 
+    def __init__(self, step: int, bins: int) -> None:
+        self._step = step
+        self._edges = np.arange(bins + 1, dtype=np.int64) * step
+        self._integral = np.zeros(bins + 1)
 
-def _averages(start: NDArray, end: NDArray, value: NDArray, step: int, bins: int) -> Floats:
-    """Time averages over bins of a quantity that is `value` from `start` to `end` (ticks), and the sum where they overlap."""
-    # The integral up to t is linear between the bounds: sum it at the edges of the bins, from the changes of its slope.
-    edges = np.arange(bins + 1, dtype=np.int64) * step
-    integral = np.zeros(bins + 1)
-    for bound, sign in ((start, 1.0), (end, -1.0)):
-        order = np.argsort(bound, kind="stable")
-        at = bound[order]
-        weight = sign * value[order].astype(np.float64)
-        slope = np.concatenate([[0.0], np.cumsum(weight)])
-        offset = np.concatenate([[0.0], np.cumsum(weight * (at / step))])
-        before = np.searchsorted(at, edges, side="right")
-        integral += slope[before] * (edges / step) - offset[before]
-    return np.maximum(np.diff(integral), 0.0)
+    def add(self, start: NDArray, end: NDArray, value: NDArray) -> None:
+        """Let `value[i]` hold from `start[i]` to `end[i]`."""
+        # The integral up to an edge is linear in it between the bounds: sum up slopes and offsets of all earlier ones.
+        for bound, sign in ((start, 1.0), (end, -1.0)):
+            order = np.argsort(bound, kind="stable")
+            at, weight = bound[order], sign * value[order]
+            slope = np.concatenate([[0.0], np.cumsum(weight)])
+            offset = np.concatenate([[0.0], np.cumsum(weight * (at / self._step))])
+            before = np.searchsorted(at, self._edges, side="right")
+            self._integral += slope[before] * (self._edges / self._step) - offset[before]
+
+    def values(self) -> Floats:
+        """One average a bin."""
+        return np.maximum(np.diff(self._integral), 0.0)

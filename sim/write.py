@@ -6,7 +6,7 @@ import gzip
 import json
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .records import COMPONENTS, End
+from .records import COMPONENTS, TIMES, End
 from .run import Run
 from .timeseries import time_series
 
@@ -29,7 +29,9 @@ def prepare_folder(folder: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise InputError(str(folder), f"cannot be written ({error.strerror})", "a folder that can be written to") from None
+        raise InputError(
+            str(folder), f"cannot be written ({error.strerror})", "a folder that can be written to"
+        ) from None
 
 
 def write_results(run: Run, report: dict[str, Any], folder: Path) -> None:
@@ -40,9 +42,13 @@ def write_results(run: Run, report: dict[str, Any], folder: Path) -> None:
 
 
 def write_json(data: dict[str, Any], path: Path) -> None:
+    """A file of `json_text`."""
+    _replace(path, lambda file: file.write(f"{json_text(data)}\n".encode()))
+
+
+def json_text(data: dict[str, Any]) -> str:
     """JSON without NaN: a figure that does not exist is null."""
-    text = json.dumps(_without_nan(data), indent=1, allow_nan=False) + "\n"
-    _replace(path, lambda file: file.write(text.encode()))
+    return json.dumps(_without_nan(data), indent=1, allow_nan=False)
 
 
 def _without_nan(value: Any) -> Any:
@@ -78,7 +84,6 @@ def _write_rows(path: Path, header: str, lines: Iterable[str]) -> None:
 
 # -- requests ----------------------------------------------------------------------------------------------------
 
-_TIMES = ("arrival", "queued", "scheduled", "first_token", "last_token", "ended")
 _LABELS = ("session", "model", "tenant", "request_class")
 _BATCH = 8192  # rows made into text at a time
 
@@ -89,57 +94,76 @@ def nanoseconds(ticks: NDArray[np.int64]) -> NDArray[np.int64]:
     return whole * 1_000_000_000 + ((part * 1_953_125 + (1 << 26)) >> 27)  # 10**9 / 2**36 = 5**9 / 2**27
 
 
-def _seconds(ns: NDArray[np.int64]) -> list[str]:
-    """Fixed-point seconds with nine decimals; empty for times that never came (negative)."""
-    whole, part = np.divmod(ns, 1_000_000_000)
-    return [f"{w}.{p:09d}" if w >= 0 else "" for w, p in zip(whole.tolist(), part.tolist(), strict=True)]
-
-
 def write_requests(run: Run, path: Path) -> None:
-    """One row a request in order of submission. The components sum to `ended_s - arrival_s` exactly."""
+    """One row a request in order of submission; times in seconds with nine decimals, empty where they never came.
+
+    The components sum to `e2el_s` exactly. Latencies are of finished requests, as `vllm bench serve` defines them.
+    """
     c = run.recorder.requests.columns()
     order = np.argsort(c["index"], kind="stable")
-    table = run.table
-    labels = {name: getattr(table, name) for name in _LABELS if getattr(table, name) is not None}
-    header = ["request_id", *labels, "replica", "status", "attempt", "prompt_tokens", "output_tokens",
-              "generated_tokens", "cached_tokens", "preemptions"]  # fmt: skip
-    header += [f"{name}_s" for name in (*_TIMES, *COMPONENTS)]
+    labels = {name: getattr(run.table, name) for name in _LABELS if getattr(run.table, name) is not None}
+    priority = [] if run.table.priority is None else ["priority"]
+    header = ["request_id", *labels, *priority, "replica", "status", *_COUNTS]
+    header += [f"{name}_s" for name in (*TIMES, *_LATENCIES, *COMPONENTS)]
 
     def lines() -> Iterable[str]:
         for at in range(0, len(order), _BATCH):
             rows = order[at : at + _BATCH]
-            part = {name: column[rows] for name, column in c.items()}
-            yield "".join(_request_lines(part, run, labels))
+            yield _request_lines({name: column[rows] for name, column in c.items()}, run, labels)
 
     _write_rows(path, ",".join(header), lines())
 
 
-def _request_lines(c: dict[str, NDArray[np.int64]], run: Run, labels: dict[str, Any]) -> list[str]:
+_COUNTS = ("attempt", "prompt_tokens", "output_tokens", "generated", "cached_tokens", "preemptions")
+_LATENCIES = ("ttft", "tpot", "e2el")
+
+
+def _request_lines(c: dict[str, NDArray[np.int64]], run: Run, labels: dict[str, Any]) -> str:
     ids = run.table.request_id
     rows = c["row"]
-    columns: list[Iterable[object]] = [
-        rows.tolist() if ids is None else [ids.names[code] for code in ids.codes[rows].tolist()]
+    status = [end.name.lower() for end in End]
+    columns: list[list[Any]] = [
+        rows.tolist() if ids is None else [_quoted(ids.names[code]) for code in ids.codes[rows].tolist()]
     ]
     for label in labels.values():
         names = [*(_quoted(name) for name in label.names), ""]  # a code of -1 is no name
         columns.append([names[code] for code in label.codes[rows].tolist()])
-    status = [end.name.lower() for end in End]
+    if run.table.priority is not None:
+        columns.append(run.table.priority[rows].tolist())
     columns += [c["replica"].tolist(), [status[e] for e in c["end"].tolist()]]
-    columns += [
-        c[name].tolist()
-        for name in ("attempt", "prompt_tokens", "output_tokens", "generated", "cached_tokens", "preemptions")
-    ]
-    columns += [_seconds(np.where(c[name] < 0, -1, nanoseconds(np.maximum(c[name], 0)))) for name in _TIMES]
+    columns += [c[name].tolist() for name in _COUNTS]
+    pattern = ["%s"] * len(columns)
+    for ns, known in _fixed_point_columns(c):
+        whole, part = np.divmod(ns, 1_000_000_000)
+        if known.all():  # the usual case: two numbers and a point, formatted in one go
+            columns += [whole.tolist(), part.tolist()]
+            pattern.append("%d.%09d")
+        else:
+            values = zip(whole.tolist(), part.tolist(), known.tolist(), strict=True)
+            columns.append([f"{w}.{p:09d}" if there else "" for w, p, there in values])
+            pattern.append("%s")
+    line = ",".join(pattern) + "\n"
+    return "".join([line % row for row in zip(*columns, strict=True)])
+
+
+def _fixed_point_columns(c: dict[str, NDArray[np.int64]]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+    """Times, latencies and components in whole nanoseconds, each with where it is known."""
+    at = {name: nanoseconds(np.maximum(c[name], 0)) for name in TIMES}
+    for name in TIMES:
+        yield at[name], c[name] >= 0
+    finished = c["end"] == End.FINISHED
+    yield at["first_token"] - at["arrival"], finished
+    gaps = np.maximum(c["generated"] - 1, 1)
+    yield (at["last_token"] - at["first_token"] + gaps // 2) // gaps, finished & (c["generated"] > 1)
+    yield at["ended"] - at["arrival"], finished
     # Round the running sum of the components, not each of them, so that they still add up in nanoseconds.
-    reached = c["arrival"]
-    before = nanoseconds(reached)
+    everywhere = np.ones(len(finished), bool)
+    reached, before = c["arrival"], at["arrival"]
     for name in COMPONENTS:
         reached = reached + c[name]
         after = nanoseconds(reached)
-        columns.append(_seconds(after - before))
+        yield after - before, everywhere
         before = after
-    pattern = ",".join(["%s"] * len(columns)) + "\n"
-    return [pattern % row for row in zip(*columns, strict=True)]
 
 
 def _quoted(name: str) -> str:

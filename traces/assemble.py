@@ -48,6 +48,10 @@ def assemble(
     if columns.exact and float(time.min()) < 0:
         row = int(np.argmax(time < 0))
         raise InputError(f"{path}: row {row + 1}", f"arrival {float(time[row])!r} s", "0 s or later")
+    patience = columns.numbers.get("cancel_after")
+    if patience is not None and float(patience.min()) < 0:
+        row = int(np.argmax(patience < 0))
+        raise InputError(f"{path}: row {row + 1}", f"cancel_after {float(patience[row])!r} s", "0 s or later")
     if columns.blocks is not None:
         check_blocks(columns.blocks, columns.prompt_tokens, path)
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ def add_arguments(subparsers: argparse._SubParsersAction[Any]) -> None:
     actions = trace.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     describe = actions.add_parser("describe", help="statistics of a trace", epilog=EPILOG)
-    describe.add_argument("trace", metavar="TRACE", type=Path)
+    describe.add_argument("trace", metavar="TRACE", type=Path, help="a trace of any known format")
     _reading(describe)
     _changing(describe)
     describe.set_defaults(handler=describe_command)
@@ -39,15 +40,15 @@ def add_arguments(subparsers: argparse._SubParsersAction[Any]) -> None:
     convert.set_defaults(handler=convert_command)
 
     fit = actions.add_parser("fit", help="make a generator's parameter file from a trace", epilog=EPILOG)
-    fit.add_argument("trace", metavar="TRACE", type=Path)
+    fit.add_argument("trace", metavar="TRACE", type=Path, help="a recorded trace")
     fit.add_argument("--out", metavar="YAML", type=Path, help="parameter file (otherwise standard output)")
     _reading(fit)
     _changing(fit)
     fit.set_defaults(handler=fit_command)
 
     generate = actions.add_parser("generate", help="generate a trace from a parameter file")
-    generate.add_argument("params", metavar="YAML", type=Path)
-    generate.add_argument("--seed", metavar="N", type=int, default=0)
+    generate.add_argument("params", metavar="YAML", type=Path, help="a generator's parameter file")
+    generate.add_argument("--seed", metavar="N", type=int, default=0, help="of every random draw (default 0)")
     generate.add_argument("--keep-failed", action="store_true", help="keep requests without a response")
     _writing(generate)
     generate.set_defaults(handler=generate_command)
@@ -176,18 +177,35 @@ def change_trace(table: RequestTable, args: argparse.Namespace) -> RequestTable:
     from .transform import limit, scale_rate, where, window
 
     for condition in args.where:
-        table = where(table, condition)
+        with _flag(f"--where {condition!r}"):
+            table = where(table, condition)
     if args.window is not None:
-        start, colon, end = args.window.partition(":")
-        try:
-            table = window(table, float(start or 0.0), float(end or "inf"))
-        except ValueError:
-            raise InputError("--window", repr(args.window), "START:END in seconds, either may be left out") from None
-        if not colon:
-            raise InputError("--window", repr(args.window), "START:END in seconds, either may be left out")
+        with _flag("--window"):
+            table = window(table, *_bounds(args.window))
     if args.limit is not None:
-        table = limit(table, args.limit)
-    return table if args.rate_scale is None else scale_rate(table, args.rate_scale)
+        with _flag("--limit"):
+            table = limit(table, args.limit)
+    if args.rate_scale is not None:
+        with _flag("--rate-scale"):
+            table = scale_rate(table, args.rate_scale)
+    return table
+
+
+def _bounds(text: str) -> tuple[float, float]:
+    start, colon, end = text.partition(":")
+    with suppress(ValueError):
+        if colon:
+            return float(start or 0.0), float(end or "inf")
+    raise InputError("", repr(text), "START:END in seconds, either may be left out")
+
+
+@contextmanager
+def _flag(name: str) -> Iterator[None]:
+    """Errors of a transformation, under the name of the flag that asked for it."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(name, error.found, error.expected, error.nearest) from None
 
 
 def _report(args: argparse.Namespace, rows: int, failed: int, dropped: int) -> None:

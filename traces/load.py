@@ -44,7 +44,7 @@ def load(
     """
     path = Path(path)
     if is_spec(path):
-        given = {"columns": columns, "sort": sort or None, "jitter_seed": jitter_seed}
+        given = {"columns": columns, "sort": sort or None, "jitter": jitter_seed}
         for name, value in given.items():
             if value is not None:
                 raise InputError(str(path), f"{name} given for a generator's parameter file", "a recorded trace")

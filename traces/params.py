@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ..errors import InputError, nearest_name
+from ..errors import InputError, nearest_name, shown
+from ..safe_yaml import parse_yaml
 from .files import open_text
 
 
@@ -17,14 +16,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; a key given twice is an error."""
     with open_text(path) as text:
         content = text.read()
-    try:
-        data = yaml.load(content, Loader=_UniqueKeys)
-    except InputError as error:
-        raise error.at(f"{path}:") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}: line {mark.line + 1}" if mark else str(path)
-        raise InputError(where, f"not YAML ({getattr(error, 'problem', error)})", "a YAML mapping") from None
+    data = parse_yaml(content, path)
     if not isinstance(data, dict):
         raise InputError(str(path), shown(data), "a mapping of keys to values")
     return data
@@ -133,26 +125,3 @@ def as_number(value: object) -> float | None:
             return None
         return number if math.isfinite(number) else None
     return None
-
-
-def shown(value: object) -> str:
-    """A value as an error message shows it."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice."""
-
-
-def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if key in seen:
-            raise InputError(f"line {key_node.start_mark.line + 1}", f"the key {key!r} is given twice", "each key once")
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)

@@ -46,7 +46,7 @@ class Recompute:
         """(blocks to hold, blocks that must be free)."""
         blocks = view.limits.blocks
         if self.reserve == "chunk":
-            take = need = blocks(request.computed + tokens)
+            take = need = blocks(tokens)
             if self.full_sequence_must_fit:
                 need = blocks(request.target)
         elif self.reserve == "prompt":

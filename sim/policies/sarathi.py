@@ -41,7 +41,7 @@ class Sarathi:
         limits = view.limits
         mixed = self.batching == "stall_free"
         decodes = view.decodes
-        if not mixed and decodes and self._decodes_next:
+        if not mixed and decodes and (self._decodes_next or view.preempted):  # whoever was evicted was so for them
             return Step(decodes)
         budget = limits.max_num_batched_tokens - (decodes if mixed else 0)
         free = view.free_blocks - (view.decode_demand if mixed else 0)

@@ -24,6 +24,8 @@ class VllmV1:
     kv: KVPolicy = field(default_factory=Recompute)
     watermark: float = 0.0
 
+    caches_prefixes = True
+
     def __post_init__(self) -> None:
         check(0 <= self.watermark < 1, "watermark", self.watermark, "a share of at least 0 and below 1")
 
@@ -52,25 +54,34 @@ class VllmV1:
         if not view.waiting:
             return Step(decodes, chunks, iterations=iterations)
         admit: list[Admission] = []
-        longest = limits.long_prefill_token_threshold or budget
+        longest = limits.long_prefill_token_threshold or FOREVER
+        caching = view.caching
+        promised: dict[int, int] = {}
+        found = idle = cached = 0
         for request in view.waiting:
-            remaining = request.target - request.computed
-            tokens = min(remaining, longest)
+            if caching:
+                found, idle = view.lookup(request, promised)
+                cached = found * limits.block_size
+            tokens = min(request.target - cached, longest)
             if tokens > budget:
                 if not limits.enable_chunked_prefill:
                     break
                 tokens = budget
-            take, need = self.kv.admission(request, tokens, view)
+            take, need = self.kv.admission(request, cached + tokens, view)
             if self.watermark and (decodes or chunks or admit):
                 need += int(self.watermark * view.total_blocks)
-            if need > free:
+            if need - found + idle > free:
+                if idle and (cached + tokens < request.target or (found + 1) * limits.block_size >= request.target):
+                    iterations = 1  # what it found may be evicted, and without it less memory may do
                 break
             admit.append((request, tokens, take))
-            free -= take
+            free -= take - found + idle
             budget -= tokens
             slots -= 1
             if budget == 0 or slots == 0:
                 break
+            if caching:
+                view.promise(request, cached + tokens, promised)
         if admit:
             return Step(decodes, chunks, admit)
         return Step(decodes, chunks, iterations=iterations, wake_on_arrival=not view.fifo)

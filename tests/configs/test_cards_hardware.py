@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from servecast.configs.catalog import find_hardware, names
 from servecast.errors import InputError
 
@@ -97,7 +98,7 @@ def test_mistakes_in_a_users_card(tmp_path: Path, old: str, new: str, message: s
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(InputError, match=r"hardware: no card is called 'h101'.*did you mean 'h100'"):
+    with pytest.raises(InputError, match=r"hardware: no hardware is called 'h101'.*did you mean 'h100'"):
         find_hardware("h101")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from servecast.configs.catalog import find_model, names
 from servecast.configs.huggingface import model_from_config
 from servecast.configs.model import (
@@ -268,7 +269,7 @@ def test_catalog_takes_names_repositories_files_and_folders(tmp_path: Path) -> N
     (folder / "config.json").write_text(json.dumps(config("llama")))
     assert find_model(str(folder)) == find_model(str(folder / "config.json"))
     assert find_model(str(folder)).name == "my-model"
-    with pytest.raises(InputError, match=r"model: no card is called 'llama-3\.1-9b'.*did you mean 'llama-3\.1-8b'"):
+    with pytest.raises(InputError, match=r"model: no model is called 'llama-3\.1-9b'.*did you mean 'llama-3\.1-8b'"):
         find_model("llama-3.1-9b")
     with pytest.raises(InputError, match="no such file"):
         find_model(str(tmp_path / "none.json"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+
 from servecast.configs.catalog import find_hardware, find_model
 from servecast.configs.device import Link
 from servecast.costmodels.base import seconds

@@ -29,6 +29,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from servecast.configs.catalog import find_hardware, find_model
 from servecast.configs.huggingface import model_from_config
 from servecast.configs.model import ModelCard, Parallelism, quantized

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import mean, median
 
 import pytest
+
 from servecast.configs.catalog import find_hardware, find_model
 from servecast.configs.device import Achieved, HardwareCard, Link
 from servecast.configs.huggingface import model_from_config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from servecast.configs.catalog import find_model
 from servecast.configs.model import Attention, LatentAttention, Parallelism, StateSpace, quantized
 from servecast.costmodels.attention import decode_work, prefill_work

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+
 from servecast.configs.catalog import find_hardware, find_model
 from servecast.configs.huggingface import model_from_config
 from servecast.configs.model import ModelCard, Parallelism
@@ -122,7 +123,9 @@ class PartlyMeasured:
 
     def __init__(self, behind: OperatorTimes) -> None:
         self.behind = behind
-        self.collective, self.attention, self.prefill = behind.collective, behind.attention, behind.prefill
+        self.collective, self.attention, self.prefill, self.together = (
+            behind.collective, behind.attention, behind.prefill, behind.together
+        )  # fmt: skip
 
     def rows(self, operator: RowOperator, rows: int) -> Timing:
         if isinstance(operator, Gemm) and operator.name == "qkv_proj":

@@ -15,18 +15,20 @@ from servecast.sim.cluster import Cluster
 from servecast.sim.core import Limits
 from servecast.sim.domain import Domain
 from servecast.sim.gaps import Gaps
+from servecast.sim.kv import BlockPool
 from servecast.sim.oracle import ListEngine
 from servecast.sim.pipeline import PipelineDomain
 from servecast.sim.policies.registry import make_policy
+from servecast.sim.prefix import PrefixPool
 from servecast.sim.rank import Rank
 from servecast.sim.records import REQUEST_COLUMNS, Recorder
 from servecast.sim.replica import Replica
 from servecast.traces.streams import Stream
-from servecast.traces.table import RequestTable
+from servecast.traces.table import PrefixBlocks, RequestTable
 
 
 class LinearStage:
-    """A cost with every dependence an engine has: tokens, contexts, chunks on a prefix - and a kink in the context sum."""
+    """A cost with every dependence an engine has: tokens, contexts, chunks on a prefix, a kink in the context sum."""
 
     def __init__(self, kink: int = 3000) -> None:
         self.kink = kink
@@ -89,6 +91,119 @@ class Setup:
     retries: int = 0
     cancel_after: Any = None
     view_age: int = 0
+    caching: str = ""  # "" = no prefix caching, "runs" = the engine's store, "plain" = the list of single blocks below
+
+
+class PlainPool(BlockPool):
+    """The prefix cache block by block on plain lists: slow, and without a thought."""
+
+    caching = True
+
+    def __init__(self, total: int, block_size: int, ids: PrefixBlocks | None) -> None:
+        super().__init__(total)
+        self.block_size, self.ids = block_size, ids
+        self.lru: list = [None] * total  # free blocks, oldest first: what each holds, None = nothing
+        self.present: set = set()  # (key, position in the key) of cached blocks, free or not
+        self.users: dict = {}  # key -> requests that hold it
+        self.books: dict = {}
+
+    def chain(self, request):
+        """(key, position) of every block that the request's prefix ids cover."""
+        if self.ids is None:
+            return []
+        ids, size = self.ids.row(request.row).tolist(), self.block_size
+        if size > self.ids.size:
+            ids = ids[size // self.ids.size - 1 :: size // self.ids.size]
+        span = max(1, self.ids.size // size)
+        return [(ids[j // span], j % span) for j in range(min(len(ids) * span, request.prompt_tokens // size))]
+
+    def take(self, blocks):
+        super().take(blocks)
+        for _ in range(blocks):
+            self.present.discard(self.lru.pop(0))
+
+    def matched(self, request, promised):
+        chain = self.chain(request)
+        found = 0
+        while found < len(chain):
+            key, j = chain[found]
+            if chain[found] not in self.present and j >= promised.get(key, 0):
+                break
+            found += 1
+        own = 0
+        if found == len(chain):
+            while ("own", request.index, own) in self.present:
+                own += 1
+        return chain, found, own
+
+    def lookup(self, request, promised):
+        chain, found, own = self.matched(request, promised)
+        keys = {key for key, _ in chain[:found]}
+        wanted = [label for label in self.lru if label and label[0] in keys and not self.users.get(label[0])]
+        if own:
+            wanted += [label for label in self.lru if label and label[:2] == ("own", request.index)]
+        idle = len(wanted)
+        return min(found + own, (request.target - 1) // self.block_size), idle
+
+    def promise(self, request, tokens, promised):
+        for j, (key, at) in enumerate(self.chain(request)):
+            if j < tokens // self.block_size:
+                promised[key] = max(promised.get(key, 0), at + 1)
+
+    def admit(self, request):
+        chain, found, own = self.matched(request, {})
+        keys = list(dict.fromkeys(key for key, _ in chain[:found]))
+        limit = (request.target - 1) // self.block_size
+        for key in keys:
+            self.users[key] = self.users.get(key, 0) + 1
+            if self.users[key] == 1:
+                self.grab([label for label in self.lru if label and label[0] == key])
+        if own:
+            self.grab([("own", request.index, i) for i in range(own)])
+        for i in range(10_000):
+            self.present.discard(("own", request.index, i))
+            if ("own", request.index, i) in self.lru:
+                self.lru[self.lru.index(("own", request.index, i))] = None
+        self.books[request] = {"keys": keys, "covered": found, "shared": min(found, limit), "repeats": False}
+        found = min(found + own, limit)
+        request.computed = found * self.block_size
+        self.take(request.blocks - found)
+
+    def grab(self, labels):
+        for label in labels:
+            self.lru.remove(label)
+        super().take(len(labels))
+
+    def cover(self, request, tokens):
+        books, chain = self.books[request], self.chain(request)
+        while books["covered"] < min(len(chain), tokens // self.block_size):
+            label = key, at = chain[books["covered"]]
+            if not any((key, j) in self.present for j in range(10_000 if at == 0 else 0)) and at == 0:
+                books["keys"].append(key)
+                self.users[key] = 1
+            if books["keys"] and books["keys"][-1] == key and label not in self.present:
+                self.present.add(label)
+                books["shared"] += 1
+            else:
+                books["repeats"] = True
+            books["covered"] += 1
+
+    def release(self, request, preempted=False):
+        books, chain = self.books.pop(request), self.chain(request)
+        private = request.blocks - books["shared"]
+        own = []
+        if preempted and books["covered"] == len(chain) and not books["repeats"]:
+            full = max(0, request.computed // self.block_size - len(chain))
+            own = [("own", request.index, i) for i in range(full)]
+        self.lru += [None] * (private - len(own)) + own[::-1]
+        self.present.update(own)
+        self.free += private
+        for key in reversed(books["keys"]):
+            self.users[key] -= 1
+            if not self.users[key]:
+                mine = sorted((label for label in self.present if label[0] == key), key=lambda label: -label[1])
+                self.lru += mine
+                self.free += len(mine)
 
 
 @dataclass
@@ -101,7 +216,7 @@ class Outcome:
     recorder: Recorder
 
     def column(self, name: str) -> np.ndarray:
-        return self.rows[:, REQUEST_COLUMNS.index(name)]
+        return self.rows[:, list(REQUEST_COLUMNS).index(name)]
 
 
 def workload(n: int, rate: float, prompt: int, output: int, seed: int, burst: bool = False) -> RequestTable:
@@ -116,13 +231,55 @@ def workload(n: int, rate: float, prompt: int, output: int, seed: int, burst: bo
     return RequestTable(arrival, prompts, outputs, priority=s.integers(n, 3))
 
 
-def simulate(setup: Setup, table: RequestTable, engine: str) -> Outcome:
-    """`engine` is "leap", "step" or "oracle"."""
+class Spied:
+    """A batch policy with somebody looking over its shoulder."""
+
+    def __init__(self, policy: Any, spy: Any) -> None:
+        self.policy, self.spy, self.kv = policy, spy, policy.kv
+
+    def compose(self, view):
+        step = self.policy.compose(view)
+        self.spy(view, step)
+        return step
+
+    def observe(self, step):
+        if hasattr(self.policy, "observe"):
+            self.policy.observe(step)
+
+
+class EvenCost:
+    """Every iteration takes `ticks`, whatever runs in it, and `ticks_each` for every request in it."""
+
+    extremes = False
+    label = "test"
+
+    def __init__(self, ticks: int, ticks_each: int = 0) -> None:
+        self.ticks, self.ticks_each = ticks, ticks_each
+        self.stages = [self]
+
+    def piece(self, chunks, decodes, context_sum, context_min, context_max):
+        return self.ticks + self.ticks_each * (decodes + len(chunks)), 0, FOREVER, 0
+
+    def hop(self, tokens: int) -> int:
+        return 0
+
+    def host(self, sequences: int) -> int:
+        return 0
+
+    def describe(self) -> dict[str, object]:
+        return {"label": self.label}
+
+
+def simulate(
+    setup: Setup, table: RequestTable, engine: str, *, cost: Any = None, until: float | None = None, spy: Any = None
+) -> Outcome:
+    """`engine` is "leap", "step" or "oracle". until : seconds. spy : called with every view and the step composed."""
     env = simpy.Environment(initial_time=0)
     recorder = Recorder(setup.replicas)
     cluster = Cluster(env, table, recorder)
-    cluster.estimate = float
-    cost = LinearCost(setup.stages)
+    if setup.queue == "sjf":
+        cluster.estimate = float  # an oracle
+    cost = cost or LinearCost(setup.stages)
     limits = Limits(
         setup.max_num_seqs, setup.max_num_batched_tokens, setup.max_model_len, setup.block_size,
         setup.enable_chunked_prefill, setup.long_prefill_token_threshold, setup.fixed_blocks,
@@ -132,16 +289,28 @@ def simulate(setup: Setup, table: RequestTable, engine: str) -> Outcome:
         policy = make_policy("batch", setup.batch, setup.batch_parameters)
         if setup.kv:
             policy.kv = make_policy("kv", setup.kv, setup.kv_parameters)
+        if spy:
+            policy = Spied(policy, spy)
         queue = make_policy("queue", setup.queue, {})
         args = (limits, policy, queue, setup.blocks, cluster.lengths, cluster.finished)
+        kinds = {"": None, "runs": PrefixPool, "plain": PlainPool}
+        pool = kinds[setup.caching] and kinds[setup.caching](setup.blocks, setup.block_size, table.blocks)
         if engine == "oracle":
             engines.append(
                 ListEngine(
-                    env, cluster.turn, i + 1, *args, cluster.gone, cost, host_blocks=setup.host_blocks, swap_ticks=999
+                    env,
+                    cluster.turn,
+                    i + 1,
+                    *args,
+                    cluster.gone,
+                    cost,
+                    host_blocks=setup.host_blocks,
+                    swap_ticks=999,
+                    pool=pool,
                 )
             )
         else:
-            rank = Rank(*args, host_blocks=setup.host_blocks)
+            rank = Rank(*args, host_blocks=setup.host_blocks, pool=pool)
             kind = Domain if setup.stages == 1 else PipelineDomain
             engines.append(
                 kind(
@@ -154,27 +323,26 @@ def simulate(setup: Setup, table: RequestTable, engine: str) -> Outcome:
         router.begin(Stream(0, "router"))
     cluster.connect([Replica(i, "pool", [e]) for i, e in enumerate(engines)], router, setup.view_age, {})
     if setup.timeout < 1e9 or setup.first_token_timeout < 1e9 or setup.cancel_after is not None:
-        Patience(
-            env, cluster, setup.cancel_after, setup.timeout, setup.first_token_timeout, setup.retries, backoff=0.1
-        )
+        Patience(env, cluster, setup.cancel_after, setup.timeout, setup.first_token_timeout, setup.retries, backoff=0.1)
     if setup.users:
-        ClosedLoop(env, cluster, len(table), setup.users, setup.think_time)
+        ClosedLoop(env, cluster, setup.users, np.full(len(table), setup.think_time))
     else:
         OpenLoop(env, cluster, table)
-    env.run()
+    env.run(None if until is None else round(until * TICKS_PER_SECOND))
+    cluster.close()
     columns = recorder.requests.columns()
     rows = np.stack(list(columns.values()), axis=1)
     rows = rows[np.argsort(columns["index"])]
     if engine == "oracle":
-        return Outcome(rows, [e.iterations for e in engines], sorted(g for e in engines for g in e.gaps), cluster, engines, recorder)
+        gaps = sorted(g for e in engines for g in e.gaps)
+        return Outcome(rows, [e.iterations for e in engines], gaps, cluster, engines, recorder)
     return Outcome(rows, [_iterations(t.columns()) for t in recorder.leaps], Gaps(recorder), cluster, engines, recorder)
 
 
 def _iterations(c: dict[str, np.ndarray]) -> list[tuple[int, int, int, int]]:
     out = []
-    for start, k, base, slope, decodes, tokens in zip(
-        *(c[name].tolist() for name in ("start", "iterations", "base", "slope", "decodes", "prefill_tokens")), strict=True
-    ):
+    names = ("start", "iterations", "base", "slope", "decodes", "prefill_tokens")
+    for start, k, base, slope, decodes, tokens in zip(*(c[name].tolist() for name in names), strict=True):
         for j in range(k):
             out.append((start, base + j * slope, decodes, tokens))
             start += base + j * slope
@@ -186,4 +354,11 @@ def lab():
     """The laboratory's tools by name."""
     from types import SimpleNamespace
 
-    return SimpleNamespace(Setup=Setup, workload=workload, simulate=simulate, LinearCost=LinearCost, TICKS=TICKS_PER_SECOND)
+    return SimpleNamespace(
+        Setup=Setup,
+        workload=workload,
+        simulate=simulate,
+        LinearCost=LinearCost,
+        EvenCost=EvenCost,
+        TICKS=TICKS_PER_SECOND,
+    )

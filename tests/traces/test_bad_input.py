@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from servecast.errors import InputError
 from servecast.traces.load import load
 from servecast.traces.readers.mapped import parse_mapping

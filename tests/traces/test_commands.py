@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from servecast.errors import InputError
 from servecast.traces.commands import add_arguments
 from servecast.traces.load import load

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+
 from servecast.errors import InputError
 from servecast.traces.fit import fit, write_params
 from servecast.traces.fit_sessions import history_and_growth, turn_numbers

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from servecast.errors import InputError
 from servecast.traces.generate import closed_loop, generate, generate_chunks
 from servecast.traces.load import load

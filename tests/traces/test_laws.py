@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+
 from servecast.traces.arrivals import StepRate, renewal
 from servecast.traces.laws import (
     Constant,

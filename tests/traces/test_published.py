@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from servecast.traces.load import load
 from servecast.traces.stats import describe, tokens_per_second
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from servecast.errors import InputError
 from servecast.traces.load import load
 from servecast.traces.table import RequestTable

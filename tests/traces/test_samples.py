@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from servecast.traces.generate import generate
 from servecast.traces.load import load
 from servecast.traces.modulation import day_factors

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from servecast.errors import InputError
 from servecast.traces.load import load
 from servecast.traces.spec import load_spec

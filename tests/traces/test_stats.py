@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from servecast.traces.load import load
 from servecast.traces.stats import describe, hour_of_day, tokens_per_second
 from servecast.traces.streams import Stream

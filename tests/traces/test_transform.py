@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from servecast.errors import InputError
 from servecast.traces.table import Labels, PrefixBlocks, RequestTable, Source
 from servecast.traces.transform import limit, merge, scale_rate, where, window

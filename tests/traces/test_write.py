@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from servecast.errors import InputError
 from servecast.traces.load import load
 from servecast.traces.readers.mapped import parse_mapping

@@ -1,0 +1,57 @@
+# The front door. Needs Python 3.11 or newer and make; everything it installs goes into .venv.
+#
+#   make demo     replay the bundled trace on four H100: a report on screen and in out/demo
+#   make test     build the wheel and run the tests against it
+#   make lint     ruff and mypy
+#   make bench    how fast the simulator is
+#   make clean    remove what make made
+
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
+WHEEL := build/wheel# what `make test` tests: the wheel, unpacked
+
+# Our folders must never be found as top-level modules: Python 3.15 has a `profiling` of its own.
+export PYTHONSAFEPATH := 1
+ifneq ($(wildcard ../shared/data/.),)
+export SERVECAST_DATA ?= $(abspath ../shared/data)
+endif
+
+.PHONY: help demo test lint bench clean
+help:
+	@sed -n 's/^#   //p' Makefile
+
+demo: $(VENV)/core
+	$(BIN)/servecast simulate --trace traces/samples/chat-sample.jsonl.gz --plan configs/plans/default.yaml \
+		--slo chat --out out/demo --plots
+
+test: $(VENV)/test
+	rm -rf build
+	$(PIP) wheel --no-deps --wheel-dir build/dist .
+	$(PIP) install --no-deps --target $(WHEEL) build/dist/*.whl
+	PYTHONPATH=$(abspath $(WHEEL)) SERVECAST_WHEEL=$(abspath $(WHEEL)) $(BIN)/pytest -n 2 -m "not slow"
+
+lint: $(VENV)/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	MYPYPATH=.types $(BIN)/mypy
+
+bench: $(VENV)/core
+	$(BIN)/python bench/bench.py
+
+clean:
+	rm -rf $(VENV) build out *.egg-info .*_cache .hypothesis
+
+$(VENV)/core: pyproject.toml | $(BIN)/python
+	$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/test: pyproject.toml | $(BIN)/python
+	$(PIP) install --editable '.[test]'
+	@touch $(VENV)/core $@
+
+$(BIN)/python:
+	$(if $(PYTHON),,$(error Python 3.11 or newer is needed; name one: make PYTHON=/path/to/python3))
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
