@@ -101,6 +101,7 @@ class Pool:
     long_prefill_token_threshold: int = 0
     enable_chunked_prefill: bool | None = None
     enable_prefix_caching: bool | None = None
+    async_scheduling: bool | None = None
     block_size: int | None = None
     gpu_memory_utilization: float | None = None
     kv_cache_dtype: str = "auto"

@@ -113,7 +113,9 @@ class Patience:
         Moment(self.env, self.env.now + ticks(delay), ARRIVALS, action)
 
     def _give_up(self, request: Request, only_without_token: bool = False) -> None:
-        if request.over or request.cancelled or (only_without_token and request.first_token >= 0):
+        if request.over or request.cancelled:
+            return
+        if only_without_token and 0 <= request.first_token <= self.env.now:
             return
         self.timeouts += 1
         self.cluster.cancel(request)

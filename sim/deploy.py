@@ -78,6 +78,16 @@ class Deployment:
         return make_policy(kind, *policy_name(choice, where), where)
 
     @property
+    def ahead(self) -> bool:
+        """Whether batches are decided ahead (asynchronous scheduling).
+
+        Not with pipeline stages or in lockstep, where batches in flight or the slowest rank set the pace.
+        """
+        if self.lockstep or self.pool.pipeline_parallel_size > 1:
+            return False
+        return _first(self.pool.async_scheduling, self.preset.async_scheduling)
+
+    @property
     def lockstep(self) -> bool:
         """Whether the data-parallel ranks share experts and so must run their iterations together."""
         moe = any(isinstance(group.mlp, MoE) for group in self.model.groups)

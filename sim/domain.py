@@ -26,6 +26,8 @@ class Domain:
     step_by_step : never leap, but assert at each iteration the promises that would have allowed it.
     """
 
+    ahead = False  # whether a batch is decided while the one before it runs: see `asynchronous.AheadDomain`
+
     def __init__(
         self, env: Clock, turn: Turn, place: int, rank: Rank, cost: CostModel, recorder: Recorder, number: int,
         gone: Callable[[Request, int], None], swap_ticks: int = 0, step_by_step: bool = False,
@@ -47,7 +49,8 @@ class Domain:
         self.outside = 0  # accelerator ticks that rest on look-ups outside what was measured
         self.batch: Batch | None = None  # in flight
         self.step = Step()
-        self.start = self.base = self.slope = self.iterations = self.host = 0
+        self.start = self.base = self.slope = self.iterations = 0
+        self._host = self._host_slope = 0  # ticks of host time of the leap's first iteration, and how they change
         self._outside = 0
         self._pure = (0, 0)  # piece of the batch's decodes with nothing beside them
         self._own: list[tuple[int, int]] = []  # pieces of its prompt parts, each alone
@@ -63,7 +66,7 @@ class Domain:
             self._wake_now()
         elif self.iterations > 1:
             k = self._next_boundary()
-            request.queued = self.start + span(self.base, self.slope, k)
+            request.queued = self._boundary_after(k)
             if self.step.wake_on_arrival:
                 self._cut(k)
         if self._witness and self.step.wake_on_arrival:
@@ -104,7 +107,11 @@ class Domain:
         """End the leap after `k` iterations."""
         if k < self.iterations:
             self.iterations = k
-            self._wake_at(self.start + span(self.base, self.slope, k))
+            self._wake_at(self._boundary_after(k))
+
+    def _boundary_after(self, k: int) -> int:
+        """When the engine decides what follows the first `k` iterations."""
+        return self.start + span(self.base, self.slope, k)
 
     def _wake_now(self) -> None:
         if self._alarm is None:
@@ -129,7 +136,7 @@ class Domain:
                 self._take_in(now)
             if self.quitting:
                 self._drop_cancelled(now)
-            if not self._begin(now):
+            if not self._begin(now, now):
                 return
             now += self.base if self.iterations == 1 else span(self.base, self.slope, self.iterations)
             if now >= env.peek():
@@ -137,15 +144,15 @@ class Domain:
                 return
             # Nothing else happens anywhere before this leap ends: no need to go through the event queue.
 
-    def _begin(self, now: int) -> bool:
-        """Decide, launch, and find out how far the decision carries. False if there is nothing to do."""
+    def _begin(self, now: int, start: int) -> bool:
+        """Decide now, launch at `start`, and find out how far the decision carries. False if there is nothing to do."""
         step = self._decide(now)
         if step is None:
             self.batch, self.iterations = None, 0
             return False
         rank = self.rank
-        self.batch = batch = rank.launch(step)
-        self.step, self.start = step, now
+        self.batch = batch = rank.launch(step, start)
+        self.step, self.start = step, start
         chunks = batch.chunks
         if batch.decodes and len(batch.cohorts) == 1 and not step.ghosts and not self.cost.extremes:
             decodes, context_sum, low, high = batch.decodes, batch.cohorts[0].context_sum, 0, 0
@@ -161,7 +168,13 @@ class Domain:
         if self._witness:
             self._witness.check(step, rank.preempted, base, slope, limit)
             limit = 1
-        self.host = host = self._host_ticks(decodes + len(chunks))
+        host, host_slope = self._host_ticks(decodes + len(chunks)), 0
+        if self.ahead:  # the host did this while the batch before was running; only what is left over shows
+            host = max(0, host - base)
+            if host and slope:
+                limit = min(limit, host // slope + 1)
+                host_slope, slope = -slope, 0
+        self._host, self._host_slope = host, host_slope
         base += host
         if batch.swapped_blocks:
             base += batch.swapped_blocks * self.swap_ticks
@@ -231,7 +244,7 @@ class Domain:
         """Book the leap that ends now."""
         k, start = self.iterations, self.start
         total = now - start
-        host = self.host * k
+        host = span(self._host, self._host_slope, k)
         if batch.parts:
             for (request, _), (alone, growth) in zip(batch.parts, self._own, strict=True):
                 request.own += alone if k == 1 else span(alone, growth, k)
@@ -240,10 +253,16 @@ class Domain:
         self.outside += self._outside * k
         self._log(batch, k, start, self.base, self.slope)
         pure, growth = self._pure
-        ended = self.rank.complete(batch, k, start, total, pure if k == 1 else span(pure, growth, k), host)
+        done = self.rank.complete(batch, k, start, total, pure if k == 1 else span(pure, growth, k), host)
         if self.rank.restart_gaps:
             self._log_restarts()
-        if ended and self._witness:
+        if done:
+            self._finish(done, now)
+
+    def _finish(self, done: list[Request], now: int) -> None:
+        """Let go of those whose last token has come."""
+        self.rank.finish(done, now)
+        if self._witness:
             self._witness.release()
 
     def _log(self, batch: Batch, k: int, start: int, base: int, slope: int) -> None:

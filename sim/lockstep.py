@@ -22,7 +22,7 @@ class LockstepLane(Domain):
             self._take_in(now)
         if self.quitting:
             self._drop_cancelled(now)
-        return self._begin(now)
+        return self._begin(now, now)
 
     def end_leap(self, now: int, iterations: int) -> None:
         """Book the `iterations` that end now."""

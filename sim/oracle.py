@@ -25,7 +25,7 @@ class ListEngine:
         self, env: Clock, turn: Turn, place: int, limits: Limits, policy: BatchPolicy, queue: QueuePolicy,
         blocks: int, lengths: Sequence[int], ended: Callable[[Request, int], None],
         gone: Callable[[Request, int], None],
-        cost: CostModel, host_blocks: int = 0, swap_ticks: int = 0, pool: BlockPool | None = None,
+        cost: CostModel, host_blocks: int = 0, swap_ticks: int = 0, pool: BlockPool | None = None, ahead: bool = False,
     ) -> None:  # fmt: skip
         self.env, self.turn, self.place = env, turn, place
         self.limits, self.policy, self.kv, self.queue = limits, policy, policy.kv, queue
@@ -45,6 +45,8 @@ class ListEngine:
         self.held_back: list[Request] = []
         self.flights: list[SimpleNamespace] = []
         self.stage_free = [0] * len(cost.stages)
+        self.ahead = ahead  # asynchronous scheduling: see `asynchronous`
+        self.begin = 0  # when the batch at hand starts
         self.preempted = self.preemptions = self.admissions = self.swapped_blocks = 0
         self.iterations: list[tuple[int, int, int, int]] = []  # start, ticks, decodes, prompt tokens
         self.gaps: list[int] = []  # ticks between any two consecutive tokens of a request
@@ -54,7 +56,12 @@ class ListEngine:
     # -- the view ------------------------------------------------------------------------------------------------
 
     def ordered(self) -> list[Request]:
-        return [r for r in self.active if r not in self.flying and r not in self.held_back]
+        return [r for r in self.active if r not in self.flying | self.leaving and r not in self.held_back]
+
+    @property
+    def leaving(self) -> set[Request]:
+        """Whose last token is on its way, with asynchronous scheduling."""
+        return {r for flight in self.flights for r in flight.done}
 
     @property
     def prefills(self) -> list[Request]:
@@ -87,19 +94,17 @@ class ListEngine:
 
     def arrive(self, request: Request) -> None:
         self.inbox.append(request)
-        if len(self.flights) < len(self.stage_free):
-            self.wake()
+        self.wake_if_idle()
 
     def stop(self, now: int) -> None:
         """The run is cut off: nothing is booked before its end here."""
 
     def cancel(self, request: Request) -> None:
         self.quitting.append(request)
-        if len(self.flights) < len(self.stage_free):
-            self.wake()
+        self.wake_if_idle()
 
-    def wake(self) -> None:
-        if self.alarm is None:
+    def wake_if_idle(self) -> None:
+        if len(self.flights) < (1 if self.ahead else len(self.stage_free)) and self.alarm is None:
             self.alarm = Moment(self.env, self.env.now, self.place, self.boundary)
 
     # -- the loop ------------------------------------------------------------------------------------------------
@@ -107,23 +112,33 @@ class ListEngine:
     def boundary(self, event: Event) -> None:
         if event is self.alarm:
             self.alarm = None
+        elif self.ahead and self.alarm:  # due at this very tick
+            return
         self.now = self.env.now
         self.turn.tick, self.turn.place = self.now, self.place
         while self.flights and self.flights[0].end <= self.now:
-            self.land(self.flights.pop(0))
+            flight = self.flights.pop(0)
+            if not self.ahead:
+                self.land(flight)
+            self.finish(flight)
         for request in self.inbox:
             request.queued = self.now
             self.enqueue(request, at_head=False)
         self.inbox.clear()
         for request in [r for r in self.quitting if r not in self.flying]:
             self.quitting.remove(request)
-            if not request.over:
-                self.drop(request)
-        while len(self.flights) < len(self.stage_free):
+            if not request.over and request not in self.leaving:
+                self.drop(request, max(self.now, self.stage_free[-1]) if self.ahead else self.now)
+        while self.may_launch():
             step = self.decide()
             if step is None:
                 break
             self.launch(step)
+
+    def may_launch(self) -> bool:
+        if self.ahead:  # one batch runs and one waits for it
+            return all(flight.start <= self.now for flight in self.flights) and self.alarm is None
+        return len(self.flights) < len(self.stage_free)
 
     def decide(self) -> Step | None:
         while True:
@@ -142,7 +157,7 @@ class ListEngine:
             stuck = None if self.active else next(iter(self.swapped + self.waiting), None)
             if stuck is None:
                 return None
-            self.drop(stuck)
+            self.drop(stuck, self.now)
 
     def growth(self, request: Request, tokens: int) -> int:
         """Blocks that one more iteration takes: a decode writes one token, a chunk writes `tokens`."""
@@ -187,6 +202,7 @@ class ListEngine:
         return self.preemptions > before
 
     def launch(self, step: Step) -> None:
+        self.begin = max(self.now, self.stage_free[0]) if self.ahead else self.now
         observe = getattr(self.policy, "observe", None)
         if observe:
             observe(step)
@@ -195,8 +211,8 @@ class ListEngine:
             self.host_free += request.blocks
             self.swapped_blocks += request.blocks
             self.pool.take(request.blocks)
-            request.preemption += self.now - request.last_token
-            request.since = self.now
+            request.preemption += self.begin - request.last_token
+            request.since = self.begin
             self.active.append(request)
         self.active.sort(key=lambda r: r.order)
         decodes = self.decoding[: step.decodes]
@@ -215,22 +231,29 @@ class ListEngine:
         contexts = [r.computed for r in decodes]
         contexts += [sum(contexts) // len(contexts)] * step.ghosts if contexts else []
         host = self.cost.host(len(contexts) + len(chunks))
-        ready = self.now + host + self.swapped_blocks * self.swap_ticks
+        context = (len(contexts), sum(contexts), min(contexts, default=0), max(contexts, default=0))
+        if self.ahead:
+            host = max(0, host - self.cost.stages[0].piece(chunks, *context)[0])
+        ready = self.begin + host + self.swapped_blocks * self.swap_ticks
         self.swapped_blocks = 0
         pure, own = 0, [0] * len(chunks)
         hop = self.cost.hop(len(contexts) + sum(tokens for tokens, _ in chunks))
         for number, stage in enumerate(self.cost.stages):
-            context = (len(contexts), sum(contexts), min(contexts, default=0), max(contexts, default=0))
             ready = max(ready + (hop if number else 0), self.stage_free[number]) + stage.piece(chunks, *context)[0]
             self.stage_free[number] = ready
             if contexts:
                 pure += stage.piece((), *context)[0]
             own = [ticks + stage.piece((c,), 0, 0, 0, 0)[0] for ticks, c in zip(own, chunks, strict=True)]
-        flight = SimpleNamespace(start=self.now, end=ready, decodes=decodes, parts=parts, pure=pure, own=own, host=host)
+        flight = SimpleNamespace(
+            start=self.begin, end=ready, decodes=decodes, parts=parts, pure=pure, own=own, host=host, done=[]
+        )
         self.flights.append(flight)
         self.flying.update(decodes, (r for r, _ in parts))
-        self.iterations.append((self.now, ready - self.now, len(decodes), sum(tokens for tokens, _ in chunks)))
+        self.iterations.append((self.begin, ready - self.begin, len(decodes), sum(tokens for tokens, _ in chunks)))
         Moment(self.env, ready, self.place, self.boundary)
+        if self.ahead:
+            self.land(flight)
+            self.alarm = Moment(self.env, self.begin, self.place, self.boundary)
 
     def admit(self, request: Request, tokens: int, blocks: int) -> None:
         self.waiting.remove(request)
@@ -242,15 +265,15 @@ class ListEngine:
         self.active.append(request)
         self.active.sort(key=lambda r: r.order)
         if request.scheduled < 0:
-            request.scheduled = self.now
-            request.queueing = self.now - request.arrival
+            request.scheduled = self.begin
+            request.queueing = self.begin - request.arrival
             request.cached_tokens = request.computed
         elif request.generated == 0:
-            request.preemption += self.now - request.phase_start
-        request.phase_start, request.own, request.phase_host = self.now, 0, 0
+            request.preemption += self.begin - request.phase_start
+        request.phase_start, request.own, request.phase_host = self.begin, 0, 0
 
     def land(self, flight: SimpleNamespace) -> None:
-        done: list[Request] = []
+        done = flight.done
         self.flying.difference_update(flight.decodes, (r for r, _ in flight.parts))
         for request in flight.decodes:
             request.computed += 1
@@ -278,7 +301,9 @@ class ListEngine:
                 request.interference += flight.end - request.phase_start - request.own - request.phase_host
                 request.first_interference = request.interference
             done += self.token(request, flight.end)
-        for request in done:
+
+    def finish(self, flight: SimpleNamespace) -> None:
+        for request in flight.done:
             self.release(request)
             self.ended(request, flight.end)
 
@@ -315,7 +340,7 @@ class ListEngine:
         else:
             self.waiting.append(request)
 
-    def drop(self, request: Request) -> None:
+    def drop(self, request: Request, now: int) -> None:
         if request in self.active:
             self.release(request)
         elif request in self.swapped:
@@ -323,4 +348,4 @@ class ListEngine:
             self.host_free += request.blocks
         else:
             self.waiting.remove(request)
-        self.gone(request, self.now)
+        self.gone(request, now)

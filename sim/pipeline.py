@@ -84,7 +84,7 @@ class PipelineDomain(Domain):
     def _launch(self, step: Step, now: int) -> None:
         """Send a batch down the pipeline: each stage takes it when it has it and has finished the one before."""
         cost = self.cost
-        batch = self.rank.launch(step)
+        batch = self.rank.launch(step, now)
         self.rank.flying.append(batch)
         decodes, context_sum, low, high = self._composition(batch, step)
         tokens = decodes + sum(tokens for tokens, _ in batch.chunks)
@@ -116,6 +116,7 @@ class PipelineDomain(Domain):
             request.phase_host += flight.host
         self.rank.flying.remove(batch)
         self._log(batch, 1, flight.start, total, 0)
-        self.rank.complete(batch, 1, flight.start, total, flight.pure, flight.host)
+        done = self.rank.complete(batch, 1, flight.start, total, flight.pure, flight.host)
+        self.rank.finish(done, flight.end)
         if self.rank.restart_gaps:
             self._log_restarts()

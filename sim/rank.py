@@ -69,7 +69,7 @@ class Rank:
         self.prefills: list[Request] = []  # incomplete prompts that are not in flight, in list order
         self.swapped: list[Request] = []
         self.running = 0
-        self.now = 0
+        self.now = self._start = 0
         self.preempted = 0  # since the last launch; one more where `blocked`
         self.blocked = False  # somebody waits until a request in flight can be preempted
         self.flying: list[Batch] = []  # where several batches are under way at once
@@ -188,8 +188,9 @@ class Rank:
 
     # -- acting --------------------------------------------------------------------------------------------------
 
-    def launch(self, step: Step) -> Batch:
-        """Carry out a step: bring requests in, grant blocks, set apart what runs."""
+    def launch(self, step: Step, start: int) -> Batch:
+        """Carry out a step that runs from `start` on: bring requests in, grant blocks, set apart what runs."""
+        self._start = start
         if self._observe:
             self._observe(step)
         for request in step.resume:
@@ -274,7 +275,7 @@ class Rank:
         target.join(request, request.computed, remaining, request.last_token)
 
     def _admit(self, request: Request, tokens: int, blocks: int) -> None:
-        now = self.now
+        now = self._start
         self.waiting.remove(request)
         request.blocks = blocks
         self.pool.admit(request)
@@ -299,10 +300,10 @@ class Rank:
             request.blocks = blocks
         self.pool.cover(request, tokens)
 
-    def complete(self, batch: Batch, iterations: int, start: int, total: int, pure: int, host: int) -> bool:
+    def complete(self, batch: Batch, iterations: int, start: int, total: int, pure: int, host: int) -> list[Request]:
         """Book a batch that ran `iterations` times from `start` for `total` ticks (see `Cohort.run`).
 
-        True if somebody's last token came.
+        Returns those whose last token came; `finish` lets go of them.
         """
         done: list[Request] = []
         cohorts = batch.cohorts
@@ -320,11 +321,14 @@ class Rank:
             self.idle = cohorts
         if batch.parts:
             self._complete_prompts(batch, iterations, start + total, done)
+        return done
+
+    def finish(self, done: list[Request], now: int) -> None:
+        """Let go of requests that are complete."""
         for request in done:
             self.running -= 1
             self.pool.release(request)
-            self.ended(request, start + total)
-        return bool(done)
+            self.ended(request, now)
 
     def _complete_prompts(self, batch: Batch, iterations: int, end: int, done: list[Request]) -> None:
         """Book the prompt parts; who has its only token joins `done`."""
@@ -402,11 +406,11 @@ class Rank:
         self._swapped_blocks += request.blocks
         self.pool.take(request.blocks)
         self.running += 1
-        request.preemption += self.now - request.last_token
+        request.preemption += self._start - request.last_token
         remaining = self.lengths[request.index] - request.generated
         if not self.idle:
             self.idle = [self._cohort()]
-        self.idle[0].join(request, request.computed, remaining, request.last_token, since=self.now)
+        self.idle[0].join(request, request.computed, remaining, request.last_token, since=self._start)
 
     def drop(self, request: Request) -> None:
         """Forget a request that is not in flight, wherever it is."""

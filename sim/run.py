@@ -16,6 +16,7 @@ from ..costmodels.base import ticks
 from ..errors import InputError, unknown_name
 from ..traces.streams import Stream
 from ..traces.table import Floats, RequestTable
+from .asynchronous import AheadDomain
 from .clients import ClosedLoop, OpenLoop, Patience
 from .cluster import Cluster
 from .core import Request
@@ -193,13 +194,15 @@ class _World:
         if oracle:
             return ListEngine(
                 self.env, cluster.turn, number + 1, *rank, cluster.gone, deployment.cost, deployment.host_blocks,
-                deployment.swap_ticks, pool,
+                deployment.swap_ticks, pool, deployment.ahead,
             )  # fmt: skip
         kind = Domain
         if deployment.pool.pipeline_parallel_size > 1:
             kind = PipelineDomain
         elif deployment.lockstep:
             kind = LockstepLane
+        elif deployment.ahead:
+            kind = AheadDomain
         return kind(
             self.env, cluster.turn, number + 1, Rank(*rank, deployment.host_blocks, pool), deployment.cost,
             self.recorder, number, cluster.gone, deployment.swap_ticks, step_by_step,

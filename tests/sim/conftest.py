@@ -10,6 +10,7 @@ import pytest
 import simpy
 
 from servecast.costmodels.base import FOREVER, TICKS_PER_SECOND
+from servecast.sim.asynchronous import AheadDomain
 from servecast.sim.clients import ClosedLoop, OpenLoop, Patience
 from servecast.sim.cluster import Cluster
 from servecast.sim.core import Limits
@@ -53,14 +54,15 @@ class LinearCost:
     extremes = True
     label = "test"
 
-    def __init__(self, stages: int = 1) -> None:
+    def __init__(self, stages: int = 1, host_ticks: int = 40_000_000) -> None:
         self.stages = [LinearStage() for _ in range(stages)]
+        self.host_ticks = host_ticks
 
     def hop(self, tokens: int) -> int:
         return 1_000_000 + 900 * tokens
 
     def host(self, sequences: int) -> int:
-        return 40_000_000 + 300_000 * sequences
+        return self.host_ticks + 300_000 * sequences
 
 
 @dataclass
@@ -91,6 +93,8 @@ class Setup:
     retries: int = 0
     cancel_after: Any = None
     view_age: int = 0
+    ahead: bool = False
+    host: int = 40_000_000  # ticks an iteration
     caching: str = ""  # "" = no prefix caching, "runs" = the engine's store, "plain" = the list of single blocks below
 
 
@@ -279,7 +283,7 @@ def simulate(
     cluster = Cluster(env, table, recorder)
     if setup.queue == "sjf":
         cluster.estimate = float  # an oracle
-    cost = cost or LinearCost(setup.stages)
+    cost = cost or LinearCost(setup.stages, setup.host)
     limits = Limits(
         setup.max_num_seqs, setup.max_num_batched_tokens, setup.max_model_len, setup.block_size,
         setup.enable_chunked_prefill, setup.long_prefill_token_threshold, setup.fixed_blocks,
@@ -307,11 +311,12 @@ def simulate(
                     host_blocks=setup.host_blocks,
                     swap_ticks=999,
                     pool=pool,
+                    ahead=setup.ahead,
                 )
             )
         else:
             rank = Rank(*args, host_blocks=setup.host_blocks, pool=pool)
-            kind = Domain if setup.stages == 1 else PipelineDomain
+            kind = AheadDomain if setup.ahead else Domain if setup.stages == 1 else PipelineDomain
             engines.append(
                 kind(
                     env, cluster.turn, i + 1, rank, cost, recorder, i, cluster.gone, swap_ticks=999,

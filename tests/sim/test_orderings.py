@@ -50,6 +50,7 @@ def trace(kind, rate, n=400, seed=0):
 
 def serve(table, engine, model="mistral-7b", router="least_outstanding", clients=None, predictor=None, **pool):
     """Run a trace on a pool: the report's figures, the rows by name (times in seconds) and the run."""
+    pool.setdefault("async_scheduling", False)  # the policies differ, not when they are asked
     plan = {"model": model, "engine": engine, "router": router, "clients": clients or {}}
     plan["pools"] = [{"name": "pool", "hardware": "a100-80gb", **pool}]
     if predictor is not None:

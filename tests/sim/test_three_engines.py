@@ -16,6 +16,9 @@ POLICIES = {
     "v1 priority": {
         "batch": "vllm_v1", "queue": "priority", "kv": "recompute", "kv_parameters": {"victim_rule": "lowest_priority"},
     },
+    "v1 ahead": {"batch": "vllm_v1", "ahead": True},
+    "v1 ahead, threshold": {"batch": "vllm_v1", "ahead": True, "long_prefill_token_threshold": 48},
+    "v1 ahead, host bound": {"batch": "vllm_v1", "ahead": True, "host": 400_000_000},
     "v1 sjf": {"batch": "vllm_v1", "queue": "sjf"},
     "v1 long prefill threshold": {"batch": "vllm_v1", "long_prefill_token_threshold": 48},
     "v1 hybrid model": {"batch": "vllm_v1", "fixed_blocks": 3},
@@ -82,7 +85,7 @@ def test_leap_is_step_by_step_is_the_oracle(lab, name, variant):
     elif variant == "three replicas":
         setup.replicas, rate, setup.router = 3, 150.0, "most_free_kv"
     elif variant == "two stages":
-        setup.stages = 2
+        setup.stages = 1 if setup.ahead else 2
         setup.blocks = 90 if setup.batch not in ("orca", "static") else 200
     elif variant == "impatient":
         setup.timeout, setup.first_token_timeout, setup.retries, rate = 0.6, 0.3, 2, 120.0
@@ -91,6 +94,8 @@ def test_leap_is_step_by_step_is_the_oracle(lab, name, variant):
         setup.users, setup.replicas = 9, 2
     elif variant == "heaps":
         burst, setup.replicas, rate = True, 2, 100.0
+    room = (setup.blocks - setup.fixed_blocks) * setup.block_size
+    setup.max_model_len = min(setup.max_model_len, room)  # as `deploy` sees to it
     table = lab.workload(120, rate, 120, 60, seed=len(name) + len(variant), burst=burst)
     leap = same(lab, setup, table)
     assert len(leap.rows) >= 120
@@ -127,7 +132,7 @@ def test_any_small_run(
     lab, name, blocks, seqs, replicas, stages, block_size, rate, prompt, output, timeout, burst, seed
 ):
     setup = lab.Setup(**POLICIES[name])
-    setup.blocks, setup.replicas, setup.stages = blocks, replicas, stages
+    setup.blocks, setup.replicas, setup.stages = blocks, replicas, 1 if setup.ahead else stages
     setup.block_size, setup.max_num_seqs, setup.timeout = block_size, seqs, timeout
     setup.max_model_len = min(setup.max_model_len, (blocks - setup.fixed_blocks) * block_size)  # as `deploy` sees to it
     same(lab, setup, lab.workload(40, rate, prompt, output, seed, burst))

@@ -1,0 +1,85 @@
+"""Asynchronous scheduling, as vLLM v1 has it: a batch is decided while the one before it runs.
+
+Source: vllm-project/vllm `v1/core/sched/async_scheduler.py` and `EngineCore.step_with_batch_queue`. What a batch will
+do is known when it starts, so its tokens are booked then and the next decision builds on them; only the slots and
+blocks of requests that end with it stay taken until it has ended. An arrival, too, waits one iteration longer, and in
+return host time shows only where it is longer than the batch before.
+
+Assumed: a request that reaches its length is known beforehand not to need another iteration (vLLM knows it from
+`max_tokens`; a stop token would cost it one more, in vain).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from simpy.events import Event
+
+from .core import Request
+from .domain import Domain
+from .leap import first_boundary, span
+
+
+class AheadDomain(Domain):
+    """A domain whose boundaries are the starts of its iterations: there it decides what runs after them."""
+
+    ahead = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.ready = 0  # when the accelerator is through with all that was decided
+        self._done: list[Request] = []  # their last token comes at `ready`
+
+    def _boundary(self, event: Event) -> None:
+        if event is not self._alarm:
+            return
+        self._alarm = None
+        env, turn, now = self.env, self.turn, self.env.now
+        turn.place = self.place
+        while True:
+            turn.tick = now
+            if self._done and self.ready <= now:
+                done, self._done = self._done, []
+                super()._finish(done, now)
+            if self.batch is not None:
+                self.ready = self.start + span(self.base, self.slope, self.iterations)
+                self._complete(self.batch, self.ready)
+            if self.inbox:
+                self._take_in(now)
+            if self.quitting:  # whose last token is on its way will be gone without help
+                self.quitting = [r for r in self.quitting if r not in self._done]
+                self._drop_cancelled(max(now, self.ready))
+            if self._begin(now, max(now, self.ready)):
+                if self._done:
+                    self.iterations = 1  # there is more room once they have gone
+                now = self._boundary_after(self.iterations)
+            elif self.ready > now:
+                now = self.ready
+            else:
+                return
+            if now >= env.peek():
+                self._wake_at(now)
+                return
+
+    def _finish(self, done: list[Request], now: int) -> None:
+        self._done = done
+        if self._witness:
+            self._witness.release()
+
+    def _next_boundary(self) -> int:
+        now = self.env.now
+        past_mine = self.turn.tick == now and self.turn.place >= self.place
+        if now < self.start or (now == self.start and not past_mine):
+            return 1
+        return 1 + first_boundary(self.base, self.slope, now - self.start, past_mine)
+
+    def _boundary_after(self, k: int) -> int:
+        return self.start + span(self.base, self.slope, k - 1)
+
+    def stop(self, now: int) -> None:
+        """The run is cut off: book the iterations that began before `now`."""
+        if self.batch is not None and now > self.start:
+            begun = first_boundary(self.base, self.slope, now - self.start)
+            if begun < self.iterations:
+                self.iterations = begun
+                self._complete(self.batch, self.start + span(self.base, self.slope, begun))
