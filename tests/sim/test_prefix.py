@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from servecast.sim.core import Request
+from servecast.sim.prefix import PrefixPool
+from servecast.traces.load import load
 from servecast.traces.streams import Stream
 from servecast.traces.table import PrefixBlocks
+
+
+@pytest.fixture
+def mooncake():
+    """A Mooncake trace by name."""
+
+    def read(name):
+        folder = os.environ.get("SERVECAST_DATA")
+        path = Path(folder or "", "traces/mooncake", f"{name}_trace.jsonl.gz")
+        if not folder or not path.exists():
+            pytest.skip("SERVECAST_DATA does not hold the Mooncake traces")
+        return load(path)
+
+    return read
 
 
 def sharing(lab, n, rate, seed, block=16, rule="floor", heads=3, depth=12):
@@ -60,3 +81,59 @@ def test_runs_are_single_blocks_and_leaps_are_steps(
         assert pool.free == pool.total
         assert sum(run.cached for run in pool.free_runs()) == pool.total
         assert all(run.holders == 0 for run in pool.free_runs())
+
+
+def count_by_hand(table, block_size):
+    """Prompt tokens that each request finds if nobody ever runs at the same time and nothing is ever evicted."""
+    seen, found = set(), []
+    blocks = table.blocks
+    for row, prompt in enumerate(table.prompt_tokens.tolist()):
+        chain = blocks.row(row).tolist()[: prompt // blocks.size]  # what is not full cannot be found
+        hits = next((i for i, key in enumerate(chain) if key not in seen), len(chain))
+        seen.update(chain)
+        found.append(min(hits * blocks.size, (prompt - 1) // block_size * block_size))  # the last token is computed
+    return found
+
+
+@pytest.mark.parametrize(("block_size", "rule"), [(16, "floor"), (8, "floor"), (8, "ceil"), (16, "ceil")])
+def test_hits_are_what_one_counts_by_hand(lab, block_size, rule):
+    """Requests far apart in a memory that holds them all find every full block that somebody had before."""
+    table = sharing(lab, 150, 1.0, 3, 16, rule)
+    table = dataclasses.replace(table, arrival=np.arange(150) * 100.0)
+    setup = lab.Setup(blocks=10**5, block_size=block_size, caching="runs")
+    outcome = lab.simulate(setup, table, "leap")
+    assert outcome.column("cached_tokens").tolist() == count_by_hand(table, block_size)
+    assert outcome.column("cached_tokens").sum() > 0.2 * table.prompt_tokens.sum()
+
+
+@pytest.mark.parametrize(("trace", "share"), [("conversation", 0.382), ("synthetic", 0.659)])
+def test_mooncake_hits_with_an_unlimited_cache(lab, mooncake, trace, share):
+    """Published for these traces: the share of full blocks that repeat. A prompt that is cached completely computes its
+    last block again, which costs at most one block a request."""
+    table = mooncake(trace)
+    table = dataclasses.replace(table, arrival=np.arange(len(table)) * 1e4, output_tokens=np.ones(len(table), np.int64))
+    setup = lab.Setup(blocks=10**7, block_size=512, max_model_len=10**6, max_num_batched_tokens=10**6, caching="runs")
+    cached = lab.simulate(setup, table, "leap", cost=lab.EvenCost(1000)).column("cached_tokens")
+    assert cached.tolist() == count_by_hand(table, 512)
+    full = (table.prompt_tokens // 512).sum()
+    again = ((table.prompt_tokens % 512 == 0) & (cached == table.prompt_tokens - 512)).sum()
+    assert (cached.sum() // 512 + again) / full == pytest.approx(share, abs=0.0006)
+
+
+def test_a_hundred_thousand_cached_blocks_fit_into_30_mb():
+    """In the worst case: each block has an id of its own."""
+    n = 1_000
+    ids = np.arange(100 * n, dtype=np.int64)
+    blocks = PrefixBlocks(16, "floor", np.arange(0, 100 * n + 1, 100, dtype=np.int64), ids)
+    pool = PrefixPool(100 * n, 16, blocks)
+    tracemalloc.start()
+    for row in range(n):
+        request = Request(row, row, 0, 1600)
+        request.blocks = 100
+        pool.admit(request)
+        pool.cover(request, 1600)
+        pool.release(request)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sum(run.cached for run in pool.free_runs()) == pool.free == 100 * n
+    assert peak < 30e6
