@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 from simpy import Environment
-from simpy.events import Event, EventPriority
+from simpy.events import Event
 
 ARRIVALS = 0  # the place of everything that comes from outside; engines have the places from 1 on
 
@@ -30,10 +29,10 @@ class Moment(Event):
 
     def __init__(self, env: Clock, at: int, place: int, callback: Callable[[Event], object]) -> None:
         self.env = env
-        self.callbacks = [cast(Callable[[Event], None], callback)]
+        self.callbacks = [callback]  # type: ignore[list-item]
         self._value = None
         self._ok = True
-        env.schedule(self, cast(EventPriority, place), at - env.now)
+        env.schedule(self, place, at - env._now)  # type: ignore[arg-type]
 
 
 class Turn:
