@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,7 +74,10 @@ class ClosedLoop:
         row = self._next
         if row < len(self._think):
             self._next += 1
-            Moment(self.env, now + self._think[row], ARRIVALS, lambda _: self.cluster.submit(row))
+            Moment(self.env, now + self._think[row], ARRIVALS, partial(self._send, row))
+
+    def _send(self, row: int, _: Event) -> None:
+        self.cluster.submit(row)
 
     def _ended(self, request: Request, end: End, now: int) -> None:
         if not request.retried:  # else its client is not through with it
@@ -103,23 +107,31 @@ class Patience:
 
     def _watch(self, request: Request) -> None:
         if self._cancel_after is not None and self._cancel_after[request.row] < math.inf:
-            self._after(float(self._cancel_after[request.row]), lambda _: self.cluster.cancel(request))
+            self._after(float(self._cancel_after[request.row]), self._cancel, request)
         if self._timeout < math.inf:
-            self._after(self._timeout, lambda _: self._give_up(request))
+            self._after(self._timeout, self._give_up, request)
         if self._first_token_timeout < math.inf:
-            self._after(self._first_token_timeout, lambda _: self._give_up(request, only_without_token=True))
+            self._after(self._first_token_timeout, self._give_up_waiting, request)
 
-    def _after(self, delay: float, action: Callable[[Event], object]) -> None:
-        Moment(self.env, self.env.now + ticks(delay), ARRIVALS, action)
+    def _after(self, delay: float, action: Callable[[Request, Event], None], request: Request) -> None:
+        Moment(self.env, self.env.now + ticks(delay), ARRIVALS, partial(action, request))
 
-    def _give_up(self, request: Request, only_without_token: bool = False) -> None:
+    def _cancel(self, request: Request, _: Event) -> None:
+        self.cluster.cancel(request)
+
+    def _retry(self, request: Request, _: Event) -> None:
+        self.cluster.submit(request.row, request.attempt + 1)
+
+    def _give_up_waiting(self, request: Request, event: Event) -> None:
+        if not 0 <= request.first_token <= self.env.now:
+            self._give_up(request, event)
+
+    def _give_up(self, request: Request, _: Event) -> None:
         if request.over or request.cancelled:
-            return
-        if only_without_token and 0 <= request.first_token <= self.env.now:
             return
         self.timeouts += 1
         self.cluster.cancel(request)
         if request.attempt < self._retries:
             request.retried = True
             delay = self._backoff * 2**request.attempt
-            self._after(delay, lambda _: self.cluster.submit(request.row, request.attempt + 1))
+            self._after(delay, self._retry, request)

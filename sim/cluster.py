@@ -14,6 +14,17 @@ from .records import End, Recorder
 from .replica import Replica, views
 
 
+class TraceColumns:
+    """What the cluster reads of a trace, row by row, in the form that is fastest for that."""
+
+    def __init__(self, table: RequestTable) -> None:
+        self.prompts = np.ascontiguousarray(table.prompt_tokens).data
+        self.outputs = np.ascontiguousarray(table.output_tokens).data
+        self.priority = table.priority.tolist() if table.priority is not None else None
+        self.tenant = table.tenant.codes.tolist() if table.tenant is not None else None
+        self.model = table.model.codes.tolist() if table.model is not None else None
+
+
 class Cluster:
     """Where clients submit requests.
 
@@ -21,24 +32,22 @@ class Cluster:
     where there is none it is rejected.
     """
 
-    def __init__(self, env: Clock, table: RequestTable, recorder: Recorder) -> None:
+    def __init__(self, env: Clock, trace: TraceColumns, recorder: Recorder) -> None:
         self.env = env
         self.turn = Turn()
         self.recorder = recorder
         self.lengths: array[int] = array("q")  # true output length by request index: policies have no way here
         self.live: dict[Request, None] = {}
         self.submitted = 0
-        self.offered = len(table)
+        self.offered = len(trace.prompts)
         self.truncated = 0  # answers that `max_model_len` cuts short
         self.on_submit: list[Callable[[Request], None]] = []
         self.on_end: list[Callable[[Request, End, int], None]] = []
         self.estimate: Callable[[int], float] | None = None  # a predictor of output length
         self.replicas: list[Replica] = []
-        self._prompts = np.ascontiguousarray(table.prompt_tokens).data
-        self._outputs = np.ascontiguousarray(table.output_tokens).data
-        self._priority = table.priority.tolist() if table.priority is not None else None
-        self._tenant = table.tenant.codes.tolist() if table.tenant is not None else None
-        self._model = table.model.codes.tolist() if table.model is not None else None
+        self._trace = trace
+        self._prompts, self._outputs = trace.prompts, trace.outputs
+        self._priority, self._tenant, self._model = trace.priority, trace.tenant, trace.model
 
     def connect(
         self, replicas: list[Replica], router: Router, view_age: int, serving: Mapping[int, Sequence[Replica]]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
+from typing import Any
 
 from simpy import Environment
 from simpy.events import Event
@@ -17,6 +19,14 @@ class Clock(Environment):
 
     def __init__(self) -> None:
         super().__init__(initial_time=0)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        next_id = self._eid.__reduce__()[1][0]
+        return Clock, (), (self._now, self._queue, next_id)
+
+    def __setstate__(self, state: tuple[int, list[Any], int]) -> None:
+        self._now, self._queue, next_id = state
+        self._eid = count(next_id)
 
     @property
     def now(self) -> int:

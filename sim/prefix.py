@@ -13,6 +13,7 @@ generated tokens are found by their own request after a preemption, but by nobod
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from ..errors import InputError
 from ..traces.table import PrefixBlocks
@@ -37,6 +38,9 @@ class Run:
         self.size = size
         self.cached = cached
         self.holders = holders
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Run, (self.key, self.size, self.cached, self.holders)
 
 
 class Holding:
@@ -91,6 +95,20 @@ class PrefixPool(BlockPool):
         self._ring = Run(None, 0, 0)  # the free list: the newest run is older than it, the oldest newer
         self._ring.older = self._ring.newer = self._ring
         self._append(Run(None, 0, total))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a checkpoint: the free list as a list, since a chain of links would be followed link by link."""
+        slots = (name for c in type(self).__mro__ for name in getattr(c, "__slots__", ()) if name != "_ring")
+        return {**{name: getattr(self, name) for name in slots}, "runs": list(self.free_runs())}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        runs = state.pop("runs")
+        for name, value in state.items():
+            setattr(self, name, value)
+        self._ring = Run(None, 0, 0)
+        self._ring.older = self._ring.newer = self._ring
+        for run in runs:
+            self._append(run)
 
     # -- the free list -------------------------------------------------------------------------------------------
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Iterator, Mapping
 from enum import IntEnum
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,15 +57,24 @@ _BUFFER = 1 << 14  # rows collected before they are packed into columns
 
 
 class Table:
-    """Rows of integers, appended one by one and read as columns of their types."""
+    """Rows of integers, appended one by one and read as columns of their types.
 
-    def __init__(self, columns: Mapping[str, np.dtype]) -> None:
+    folder : where the columns are kept, one raw file each, instead of in memory.
+    """
+
+    def __init__(self, columns: Mapping[str, np.dtype], folder: Path | None = None) -> None:
         self._types = columns
         self._width = len(columns)
         self._full = _BUFFER * self._width
         self._cells = array("q")
+        self._rows = 0  # packed
+        self._folder = None if folder is None else str(folder)
         # Arrays that grow in place: parts to be joined later would need the memory twice.
         self._columns = {name: array(_CODES[kind.itemsize]) for name, kind in columns.items()}
+        self._files: dict[str, IO[bytes]] = {}
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._open("wb")
 
     def append(self, row: tuple[int, ...]) -> None:
         """Add a row, one value a column."""
@@ -74,17 +86,49 @@ class Table:
     def _pack(self) -> None:
         cells = np.frombuffer(self._cells, np.int64).reshape(-1, self._width)
         for i, (name, kind) in enumerate(self._types.items()):
-            self._columns[name].frombytes(cells[:, i].astype(kind).tobytes())
+            column = cells[:, i].astype(kind).tobytes()
+            if self._files:
+                self._files[name].write(column)
+            else:
+                self._columns[name].frombytes(column)
+        self._rows += len(cells)
         self._cells = array("q")
 
     def __len__(self) -> int:
-        return len(next(iter(self._columns.values()))) + len(self._cells) // self._width
+        return self._rows + len(self._cells) // self._width
+
+    def _open(self, mode: str) -> None:
+        assert self._folder is not None
+        self._files = {name: open(os.path.join(self._folder, name), mode) for name in self._types}  # noqa: SIM115
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a checkpoint: what is in the files stays there."""
+        if self._cells:
+            self._pack()
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        return {**self.__dict__, "_files": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._folder is not None:
+            self._open("r+b")
+            for name, file in self._files.items():
+                file.truncate(self._rows * self._types[name].itemsize)
+                file.seek(0, os.SEEK_END)
 
     def columns(self) -> dict[str, NDArray]:
         """Every column by name, without a copy. Call it when all rows are in: a table that is looked at cannot grow."""
         if self._cells:
             self._pack()
-        return {name: np.frombuffer(self._columns[name], kind) for name, kind in self._types.items()}
+        if self._folder is None:
+            return {name: np.frombuffer(self._columns[name], kind) for name, kind in self._types.items()}
+        for file in self._files.values():
+            file.flush()
+        if not self._rows:
+            return {name: np.empty(0, kind) for name, kind in self._types.items()}
+        return {name: np.memmap(os.path.join(self._folder, name), kind, "r") for name, kind in self._types.items()}
 
     def slices(self, rows: int = 1 << 16) -> Iterator[dict[str, NDArray]]:
         """The same, some rows at a time and all as int64, for work that would need several copies of the whole."""
@@ -94,14 +138,17 @@ class Table:
 
 
 class Recorder:
-    """Collects the rows of a run with so many engines."""
+    """Collects the rows of a run with so many engines, in files of `folder` if one is given."""
 
-    def __init__(self, engines: int) -> None:
-        self.requests = Table(REQUEST_COLUMNS)
-        self.leaps = [Table(LEAP_COLUMNS) for _ in range(engines)]
+    def __init__(self, engines: int, folder: Path | None = None) -> None:
+        def table(columns: Mapping[str, np.dtype], name: str) -> Table:
+            return Table(columns, folder and folder / name)
+
+        self.requests = table(REQUEST_COLUMNS, "requests")
+        self.leaps = [table(LEAP_COLUMNS, f"leaps-{i}") for i in range(engines)]
         # Gaps of tokens whose predecessor came at another time than their cohort's (members that had just joined):
         # ticks to add and to take out, with how many of them.
-        self.odd_gaps = [Table(GAP_COLUMNS) for _ in range(engines)]
+        self.odd_gaps = [table(GAP_COLUMNS, f"gaps-{i}") for i in range(engines)]
 
     def request(self, r: Request, end: End, now: int, output_tokens: int) -> None:
         """Write the row of a request that ended at `now`."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import exp, inf
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from simpy.events import Event
 
 from ..configs.plan import Plan
 from ..costmodels.base import ticks
@@ -17,12 +19,13 @@ from ..errors import InputError, unknown_name
 from ..traces.streams import Stream
 from ..traces.table import Floats, RequestTable
 from .asynchronous import AheadDomain
+from .checkpoint import Checkpoint, CheckpointDue
 from .clients import ClosedLoop, OpenLoop, Patience
-from .cluster import Cluster
+from .cluster import Cluster, TraceColumns
 from .core import Request
 from .deploy import Deployment, deploy, make_router
 from .domain import Domain
-from .events import Clock
+from .events import ARRIVALS, Clock, Moment
 from .interrupt import interruptible
 from .invariants import check_invariants
 from .lockstep import Lockstep, LockstepLane
@@ -83,6 +86,7 @@ def run(
     oracle: bool = False,
     horizon: float = inf,
     progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Run:
     """Replay `table` on `plan`.
 
@@ -92,6 +96,7 @@ def run(
     step_by_step : take every iteration by itself and assert the promises that would have allowed a leap.
     oracle : use the list-walking engine; slow, for tests. It keeps no log of leaps.
     horizon : seconds after which the run stops; whoever has not ended then is "unfinished".
+    checkpoint : where to save the state now and then, and to go on from if there is one.
     progress : called now and then; a `KeyboardInterrupt` ends the run early and keeps what is finished.
 
     Raises `InputError` for a plan that cannot start or a table without requests.
@@ -105,20 +110,37 @@ def run(
     deployments = deploy(plan)
     if oracle and any(d.lockstep for d in deployments):
         raise InputError("oracle", "data-parallel ranks in lockstep", "a plan without them; the oracle walks one rank")
-    world = _World(table, plan, seed, deployments, step_by_step, oracle)
-    if users:
-        ClosedLoop(world.env, world.cluster, users, np.zeros(len(table)) if think_time is None else think_time)
+    trace = TraceColumns(table)
+    watch = Watch(len(table), progress, checkpoint.every if checkpoint else inf)
+    outside = _outside(table, trace, deployments, watch)
+    if checkpoint and checkpoint.exists():
+        world = checkpoint.load(outside, {type(d.batch_policy()).__module__ for d in deployments})
+        watch.resume(len(world.recorder.requests))
     else:
-        OpenLoop(world.env, world.cluster, table)
-    if progress:
-        world.report_to(progress)
+        if checkpoint:
+            checkpoint.clear()
+        world = _World(
+            table, trace, plan, seed, deployments, step_by_step, oracle, checkpoint.columns if checkpoint else None
+        )
+        if users:
+            ClosedLoop(world.env, world.cluster, users, np.zeros(len(table)) if think_time is None else think_time)
+        else:
+            OpenLoop(world.env, world.cluster, table)
+        world.cluster.on_end.append(watch)
+    watch.env = world.env
     interrupted = False
     started = time.process_time()
     gc.collect()
     gc.disable()  # live requests and cohorts form no cycles that outlast them
     try:
         with interruptible(world.env):
-            world.env.run(until=None if horizon == inf else ticks(horizon))
+            while True:
+                try:
+                    world.env.run(until=None if horizon == inf else ticks(horizon))
+                    break
+                except CheckpointDue:
+                    assert checkpoint
+                    checkpoint.save(world, outside)
     except KeyboardInterrupt:
         interrupted = True
     finally:
@@ -148,21 +170,16 @@ def _check_table(table: RequestTable) -> None:
 
 
 class _World:
-    """Everything that lives during one run."""
+    """Everything that lives during one run. columns : a folder for the rows that it writes, None = in memory."""
 
     def __init__(
-        self,
-        table: RequestTable,
-        plan: Plan,
-        seed: int,
-        deployments: list[Deployment],
-        step_by_step: bool,
-        oracle: bool,
-    ) -> None:
+        self, table: RequestTable, trace: TraceColumns, plan: Plan, seed: int, deployments: list[Deployment],
+        step_by_step: bool, oracle: bool, columns: Path | None,
+    ) -> None:  # fmt: skip
         self.env = Clock()
         engines = sum(d.pool.replicas * d.pool.data_parallel_size for d in deployments)
-        self.recorder = Recorder(engines)
-        self.cluster = cluster = Cluster(self.env, table, self.recorder)
+        self.recorder = Recorder(engines, columns)
+        self.cluster = cluster = Cluster(self.env, trace, self.recorder)
         self.replicas: list[Replica] = []
         self._engines = 0
         self._prefixes = table.blocks
@@ -179,7 +196,7 @@ class _World:
             begin(Stream(seed, "router"))
         cluster.connect(self.replicas, router, ticks(plan.router.view_age), self._serving(table, deployments))
         if plan.predictor:
-            cluster.estimate = _predictor(plan.predictor.sigma, Stream(seed, "predictor"))
+            cluster.estimate = _Predictor(plan.predictor.sigma, Stream(seed, "predictor"))
         self.patience = self._patience(plan, table)
 
     def _engine(self, deployment: Deployment, step_by_step: bool, oracle: bool) -> Any:
@@ -235,34 +252,61 @@ class _World:
             self.env, self.cluster, table.cancel_after, c.timeout, c.first_token_timeout, c.retries, c.backoff
         )
 
-    def report_to(self, progress: Progress) -> None:
-        """Call `progress` every few hundred requests."""
-        ended = 0
-        total = self.cluster.offered
 
-        def count(request: Request, end: End, now: int) -> None:
-            nonlocal ended
-            ended += 1
-            if not ended % 512:
-                progress(now / ticks(1), ended, total)
+class Watch:
+    """Counts those who end: every few hundred it shows progress and looks whether a checkpoint is due."""
 
-        self.cluster.on_end.append(count)
+    env: Clock
+
+    def __init__(self, total: int, progress: Progress | None, every: float) -> None:
+        self._total, self._progress, self._every = total, progress, every
+        self._ended = 0
+        self._due = time.monotonic() + every
+
+    def resume(self, ended: int) -> None:
+        """So many have ended already."""
+        self._ended = ended
+
+    def __call__(self, request: Request, end: End, now: int) -> None:
+        self._ended += 1
+        if self._ended % 512:
+            return
+        if self._progress:
+            self._progress(now / ticks(1), self._ended, self._total)
+        if time.monotonic() >= self._due:
+            self._due = time.monotonic() + self._every
+            Moment(self.env, self.env.now, ARRIVALS, self._stop)
+
+    def _stop(self, _: Event) -> None:
+        raise CheckpointDue
 
 
-def _predictor(sigma: float, stream: Stream) -> Callable[[int], float]:
-    if not sigma:
-        return float
-    errors: Iterator[float] = iter(())
+def _outside(
+    table: RequestTable, trace: TraceColumns, deployments: Sequence[Deployment], watch: Watch
+) -> dict[str, object]:
+    """What a checkpoint need not hold, by name: the inputs and what follows from them."""
+    outside: dict[str, object] = {"trace": trace, "watch": watch}
+    outside |= {f"trace.{name}": value for name, value in vars(trace).items()}
+    outside |= {name: getattr(table, name) for name in ("arrival", "cancel_after", "blocks")}
+    for i, deployment in enumerate(deployments):
+        outside[f"cost {i}"] = deployment.cost
+        outside |= {f"stage {i}.{j}": stage for j, stage in enumerate(deployment.cost.stages)}
+    return outside
 
-    def estimate(tokens: int) -> float:
-        nonlocal errors
-        error = next(errors, None)
-        if error is None:
-            errors = iter(stream.normal(1024).tolist())
-            error = next(errors)
-        return tokens * exp(sigma * error)
 
-    return estimate
+class _Predictor:
+    """A predictor of output length: the truth times a log-normal error."""
+
+    def __init__(self, sigma: float, stream: Stream) -> None:
+        self._sigma, self._stream = sigma, stream
+        self._errors: list[float] = []
+
+    def __call__(self, tokens: int) -> float:
+        if not self._sigma:
+            return float(tokens)
+        if not self._errors:
+            self._errors = self._stream.normal(1024)[::-1].tolist()
+        return tokens * exp(self._sigma * self._errors.pop())
 
 
 def _info(replica: Replica, domain: Any) -> EngineInfo:

@@ -7,6 +7,7 @@ are inverse transforms of 53-bit uniforms, so a stream does not change with nump
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,14 @@ class Stream:
         key = hashlib.sha256(f"{seed}/{name}".encode()).digest()
         self._bits = np.random.Philox(key=np.frombuffer(key[:16], "<u8"))
         self._buffer: list[float] = []
+
+    def __getstate__(self) -> tuple[dict[str, Any], list[float]]:
+        """For a checkpoint, in plain data."""
+        return dict(self._bits.state), self._buffer
+
+    def __setstate__(self, state: tuple[Any, list[float]]) -> None:
+        self._bits = np.random.Philox()
+        self._bits.state, self._buffer = state
 
     def uniform(self, n: int) -> Floats:
         """n draws from [0, 1)."""

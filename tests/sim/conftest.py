@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import simpy
 
 from servecast.costmodels.base import FOREVER, TICKS_PER_SECOND
 from servecast.sim.asynchronous import AheadDomain
 from servecast.sim.clients import ClosedLoop, OpenLoop, Patience
-from servecast.sim.cluster import Cluster
+from servecast.sim.cluster import Cluster, TraceColumns
 from servecast.sim.core import Limits
 from servecast.sim.domain import Domain
+from servecast.sim.events import Clock
 from servecast.sim.gaps import Gaps
 from servecast.sim.kv import BlockPool
 from servecast.sim.oracle import ListEngine
@@ -278,9 +278,9 @@ def simulate(
     setup: Setup, table: RequestTable, engine: str, *, cost: Any = None, until: float | None = None, spy: Any = None
 ) -> Outcome:
     """`engine` is "leap", "step" or "oracle". until : seconds. spy : called with every view and the step composed."""
-    env = simpy.Environment(initial_time=0)
+    env = Clock()
     recorder = Recorder(setup.replicas)
-    cluster = Cluster(env, table, recorder)
+    cluster = Cluster(env, TraceColumns(table), recorder)
     if setup.queue == "sjf":
         cluster.estimate = float  # an oracle
     cost = cost or LinearCost(setup.stages, setup.host)
