@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, unknown_name
-from ..traces.commands import add_changing, add_reading, change_trace, read_trace
+from ..traces.commands import add_changing, add_reading
 
 if TYPE_CHECKING:  # a handler imports what it uses: the command line must start fast
     from ..configs.plan import Plan
     from ..configs.slo import SLO
-    from ..traces.table import RequestTable
     from .deploy import Deployment
     from .run import Run
+    from .workload import Workload
 
 
 def add_arguments(subparsers: argparse._SubParsersAction[Any]) -> None:
@@ -79,16 +79,17 @@ def simulate_command(args: argparse.Namespace) -> int:
     from ..configs.plan import load_plan
     from ..configs.slo import load_slo
     from .terminal import table
+    from .workload import read_workload
     from .write import json_text, write_results
 
     _check_flags(args)
     plan = load_plan(args.plan)
     slo = load_slo(args.slo) if args.slo else None
-    trace = change_trace(read_trace(args.trace, args, args.seed), args)
-    _check_together(args, plan, slo, trace)
+    workload = read_workload(args, args.seed)
+    _check_together(args, plan, slo, workload)
     _deploy(args.plan, plan)
     with _folder(args.out):
-        first, report = _repeat(args, plan, slo, trace)
+        first, report = _repeat(args, plan, slo, workload)
         if args.out:
             write_results(first, report, args.out)
         if args.plots:
@@ -96,6 +97,8 @@ def simulate_command(args: argparse.Namespace) -> int:
 
             write_plots(first, args.out)
     print(json_text(report) if args.json else table(report))
+    if args.out and not args.json:
+        print(f"results in {args.out}")
     simulation = report["simulation"]
     if simulation["interrupted"]:
         where = f"; what is finished is in {args.out}" if args.out else ""
@@ -117,15 +120,17 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise InputError("--plots", "given without --out", "a folder for the pictures: --out DIR")
 
 
-def _check_together(args: argparse.Namespace, plan: Plan, slo: SLO | None, trace: RequestTable) -> None:
+def _check_together(args: argparse.Namespace, plan: Plan, slo: SLO | None, workload: Workload) -> None:
     """Refuse what would be ignored silently, or leave nothing to report, before a long run rather than after it."""
     from ..configs.plan import LONGEST
 
+    trace = workload.requests
     if plan.clients.closed_loop:
-        if args.rate_scale is not None:
-            found = "given with a plan whose clients.closed_loop sends a request when another ends"
-            raise InputError("--rate-scale", found, "one of the two")
-    else:
+        for flag, value in (("--rate-scale", args.rate_scale), ("--jitter", args.jitter)):
+            if value is not None:
+                found = "given with a plan whose clients.closed_loop sends a request when another ends"
+                raise InputError(flag, found, "one of the two")
+    elif not workload.users:
         first, last = float(trace.arrival[0]), float(trace.arrival[-1])
         if args.warmup > last - first:
             raise InputError(
@@ -180,25 +185,24 @@ def _folder(path: Path | None) -> Iterator[None]:
                 path.rmdir()
 
 
-def _repeat(args: argparse.Namespace, plan: Plan, slo: SLO | None, trace: RequestTable) -> tuple[Run, dict[str, Any]]:
+def _repeat(args: argparse.Namespace, plan: Plan, slo: SLO | None, workload: Workload) -> tuple[Run, dict[str, Any]]:
     """The run with the first seed, and its report with the intervals over all seeds."""
-    from ..traces.load import is_spec
     from .confidence import intervals
     from .report import build_report
+    from .workload import read_workload
 
-    first = _run(args, plan, trace, args.seed)
+    first = _run(args, plan, workload, args.seed)
     try:
         reports = [build_report(first, slo, args.warmup)]
     except InputError:
         if first.interrupted:  # before the first request that counts
             raise KeyboardInterrupt from None
         raise
-    interrupted, drawn = first.interrupted, is_spec(args.trace)
+    interrupted = first.interrupted
     with suppress(KeyboardInterrupt):
         while len(reports) < args.seeds and not interrupted:
             interrupted, seed = True, args.seed + len(reports)
-            other = change_trace(read_trace(args.trace, args, seed), args) if drawn else trace
-            run = _run(args, plan, other, seed)
+            run = _run(args, plan, read_workload(args, seed) if workload.drawn else workload, seed)
             if not run.interrupted:
                 reports.append(build_report(run, slo, args.warmup))
                 interrupted = False
@@ -212,15 +216,18 @@ def _repeat(args: argparse.Namespace, plan: Plan, slo: SLO | None, trace: Reques
     return first, report
 
 
-def _run(args: argparse.Namespace, plan: Plan, trace: RequestTable, seed: int) -> Run:
+def _run(args: argparse.Namespace, plan: Plan, workload: Workload, seed: int) -> Run:
     from .progress import ticker
     from .run import run
 
     shown = ticker()
-    horizon = inf if args.horizon is None else args.horizon
     try:
         with _in_plan(args.plan):  # the trace has been judged already: it is the plan that does not suit it
-            return run(trace, plan, seed=seed, step_by_step=args.step_by_step, progress=shown, horizon=horizon)
+            return run(
+                workload.requests, plan,
+                seed=seed, users=workload.users, think_time=workload.think_time,
+                step_by_step=args.step_by_step, progress=shown, horizon=inf if args.horizon is None else args.horizon,
+            )  # fmt: skip
     finally:
         if shown:
             shown.close()

@@ -30,6 +30,14 @@ requests: 60
 prompt_tokens: {geometric: {mean: 300}}
 output_tokens: {geometric: {mean: 40}}
 """
+LOOP = """\
+kind: closed_loop
+users: 4
+requests: 60
+think_time: {exponential: {mean: 0.2}}
+prompt_tokens: {geometric: {mean: 300}}
+output_tokens: {geometric: {mean: 40}}
+"""
 SLO = "goodput: {ttft: 1s, tpot: 50ms}\nobjectives: [ttft p99 <= 2s]\n"
 SAMPLE = Path(__file__).parents[2] / "traces" / "samples" / "chat-sample.jsonl.gz"
 
@@ -63,9 +71,9 @@ def servecast(capsys: pytest.CaptureFixture[str]) -> Command:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with a small trace, a generator, a plan and an SLO that go well together."""
+    """The current folder, with a small trace, two generators, a plan and an SLO that go well together."""
     monkeypatch.chdir(tmp_path)
-    files = {"trace.jsonl": TRACE, "plan.yaml": PLAN, "slo.yaml": SLO, "generator.yaml": GENERATOR}
+    files = {"trace.jsonl": TRACE, "plan.yaml": PLAN, "slo.yaml": SLO, "generator.yaml": GENERATOR, "loop.yaml": LOOP}
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     return tmp_path

@@ -256,6 +256,14 @@ FLAGS = [
     broken("sort for a generator", {}, "--trace generator.yaml --sort", "sort given for a generator's parameter file"),
     broken("rate for a closed loop", {"plan.yaml": add("clients: {closed_loop: {users: 2}}\n")}, "--rate-scale 2",
            "--rate-scale: given with a plan whose clients.closed_loop", "expected one of the two"),
+    broken("jitter for a closed loop",
+           {"t.csv": new(FOREIGN), "plan.yaml": add("clients: {closed_loop: {users: 2}}\n")}, "--trace t.csv --jitter 2",
+           "--jitter: given with a plan whose clients.closed_loop", "expected one of the two"),
+    broken("two closed loops", {"plan.yaml": add("clients: {closed_loop: {users: 2}}\n")}, "--trace loop.yaml",
+           "plan.yaml: clients.closed_loop: given together with a closed-loop trace; expected one of the two"),
+    *(broken(f"{flag} for a closed-loop trace", {}, f"--trace loop.yaml {flag}",
+             f"{flag.split()[0]}: given for the closed loop loop.yaml, whose users send when they are ready")
+      for flag in ("--rate-scale 2", "--window 0:3", "--jitter 2", "--sort", "--columns arrival=a")),
     broken("out below a file", {}, "--out trace.jsonl/out", "trace.jsonl/out: cannot be written", "expected a folder"),
     broken("out is a file", {}, "--out trace.jsonl", "trace.jsonl: cannot be written", "expected a folder"),
 ]  # fmt: skip

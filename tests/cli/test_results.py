@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import math
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,20 @@ def test_seeds_give_intervals(simulate: Any) -> None:
     assert "95 % intervals over 3 seeds" in simulate("--trace", "generator.yaml", "--seeds", 3).out
     recorded = simulate("--seeds", 2)
     assert recorded.code == 0 and "nothing in this run is random" in recorded.out
+
+
+def test_a_closed_loop_trace(simulate: Any, folder: Path) -> None:
+    """Four users who think for 0.2 s on average: never more than four requests at a time, and each row is sent once."""
+    report = parse(simulate("--trace", "loop.yaml", "--limit", 50, "--json").out)
+    assert report["completed"] == 50 and report["simulation"]["load"]["verdict"] == "closed loop"
+    sent = rows(folder / "out" / "requests.csv.gz")
+    assert sorted(int(row["request_id"]) for row in sent) == list(range(50))
+    changes = [(float(row["arrival_s"]), 1) for row in sent] + [(float(row["ended_s"]), -1) for row in sent]
+    assert max(accumulate(step for _, step in sorted(changes))) == 4
+    # 50 thoughts of 0.2 s by four users: half the mean is six standard deviations away.
+    assert report["duration"] > 0.5 * 0.2 * 50 / 4
+    again = parse(simulate("--trace", "loop.yaml", "--seeds", 3, "--json").out)
+    assert again["confidence"]["figures"]["duration"]["half_width"] > 0
 
 
 def test_warmup_and_horizon_cut_the_report(simulate: Any) -> None:
