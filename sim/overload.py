@@ -13,6 +13,7 @@ from .run import Run
 _PARTS = 5  # of the arrivals, in order
 _GROWTH = 0.01  # seconds of queueing that a second of arrivals adds; in overload it is (offered / served) - 1
 _NOTICEABLE = 1.0  # seconds of queueing below which nobody speaks of overload
+_GONE = 0.01  # share of requests whose clients left the queue: their patience hides how long it would have grown
 
 
 def overload_verdict(run: Run) -> dict[str, Any]:
@@ -24,6 +25,9 @@ def overload_verdict(run: Run) -> dict[str, Any]:
     if run.closed_loop:
         return {"verdict": "closed loop", "reason": "clients wait for their answers, so the load adapts itself"}
     c = run.recorder.requests.columns()
+    gone = int(((c["end"] == End.CANCELLED) & (c["scheduled"] < 0)).sum())
+    if gone > _GONE * len(c["end"]):
+        return {"verdict": "overloaded", "reason": f"clients of {gone:,} requests hung up while these were still queued"}
     served = c["end"] != End.REJECTED
     order = np.argsort(c["arrival"][served], kind="stable")
     arrival = c["arrival"][served][order] / TICKS_PER_SECOND

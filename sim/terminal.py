@@ -7,6 +7,11 @@ from typing import Any
 
 _ROWS = (("ttft", "time to first token"), ("tpot", "time per output token"), ("itl", "inter-token latency"),
          ("e2el", "end-to-end latency"))  # fmt: skip
+_OTHER_ENDS = {
+    "rejected": "rejected because no replica can ever hold them",
+    "cancelled": "cancelled by their clients",
+    "unfinished": "unfinished at the end",
+}
 _COMPONENTS = ("queueing", "prefill", "decode", "interference", "preemption", "transfer", "host")
 
 
@@ -21,8 +26,10 @@ def _lines(r: dict[str, Any]) -> Iterator[str]:
         f"{p['accelerators']} x {p['cost_model']['hardware']} ({p['name']}, {p['engine']})" for p in sim["pools"]
     )
     ended = f"{r['completed']:,} of {r['num_prompts']:,} requests finished in {r['duration']:,.1f} s"
-    others = [f"{r[key]:,} {key}" for key in ("rejected", "cancelled", "unfinished") if r[key]]
+    others = [f"{r[key]:,} {why}" for key, why in _OTHER_ENDS.items() if r[key]]
     yield ended + (" (" + ", ".join(others) + ")" if others else "")
+    if sim["source"]["dropped"]:
+        yield f"{sim['source']['dropped']:,} failed requests of the trace were left out"
     yield (
         f"{_number(r['request_throughput'])} requests/s, {_number(r['output_throughput'])} output tokens/s, "
         f"{_number(r['total_token_throughput'])} tokens/s in all"
