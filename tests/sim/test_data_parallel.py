@@ -37,7 +37,9 @@ def iterations(result):
     for table in result.recorder.leaps:
         c = table.columns()
         taken = {}
-        for start, base, slope, k in zip(*(c[n].tolist() for n in ("start", "base", "slope", "iterations")), strict=True):
+        for start, base, slope, k in zip(
+            *(c[n].tolist() for n in ("start", "base", "slope", "iterations")), strict=True
+        ):
             for j in range(k):
                 taken[start] = base + j * slope
                 start += base + j * slope
