@@ -27,7 +27,10 @@ def overload_verdict(run: Run) -> dict[str, Any]:
     c = run.recorder.requests.columns()
     gone = int(((c["end"] == End.CANCELLED) & (c["scheduled"] < 0)).sum())
     if gone > _GONE * len(c["end"]):
-        return {"verdict": "overloaded", "reason": f"clients of {gone:,} requests hung up while these were still queued"}
+        return {
+            "verdict": "overloaded",
+            "reason": f"clients of {gone:,} requests hung up while these were still queued",
+        }
     served = c["end"] != End.REJECTED
     order = np.argsort(c["arrival"][served], kind="stable")
     arrival = c["arrival"][served][order] / TICKS_PER_SECOND

@@ -1,4 +1,4 @@
-"""Real traces as a user replays them, as recorded and faster: nothing lost, no invariant broken, more load is no relief.
+"""Real traces as a user replays them, as recorded and faster: nothing lost, no invariant broken, load is no relief.
 
 The files lie in the data folder; the same readers meet traces of our own in the same formats below.
 """
