@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -89,13 +91,13 @@ def test_7_ranks_in_lockstep_leap_as_they_step(rate, ranks, more):
 
 
 def test_every_iteration_of_one_rank_in_lockstep_is_one_of_all_that_have_work():
-    """Experts are exchanged in every layer, so no rank can be ahead: whoever runs at a tick runs as long as the others."""
+    """Experts are exchanged in every layer, so no rank can be ahead: all that run at a tick run equally long."""
     ranks = iterations(serve(chat(150, 60.0), ranks=4))
     common = {}
     for start, ticks in [item for rank in ranks for item in rank.items()]:
         assert common.setdefault(start, ticks) == ticks
     edges = sorted(common.items())
-    assert all(start + ticks <= after for (start, ticks), (after, _) in zip(edges, edges[1:], strict=False))
+    assert all(start + ticks <= after for (start, ticks), (after, _) in pairwise(edges))
     assert sum(map(len, ranks)) > 1.5 * len(common)  # they do run side by side
 
 

@@ -1,4 +1,4 @@
-"""The report against its own rows: goodput, objectives, why a limit was missed, groups, cost, and the verdict on load."""
+"""The report against its own rows: goodput, objectives, why a limit was missed, groups, cost, the verdict on load."""
 
 from __future__ import annotations
 
