@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from math import log
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from servecast.configs.catalog import find
 from servecast.configs.plan import plan_from
 from servecast.sim.metrics import Finished, summary
 from servecast.sim.records import End
@@ -48,10 +49,12 @@ def trace(kind, rate, n=400, seed=0):
     return RequestTable(np.cumsum(Exponential(1 / rate).draw(s.uniform(n))), prompts, answers)
 
 
-def serve(table, engine, model="mistral-7b", router="least_outstanding", clients=None, predictor=None, **pool):
+def serve(
+    table, engine, model="mistral-7b", router="least_outstanding", clients=None, predictor=None, links=None, **pool
+):
     """Run a trace on a pool: the report's figures, the rows by name (times in seconds) and the run."""
     pool.setdefault("async_scheduling", False)  # the policies differ, not when they are asked
-    plan = {"model": model, "engine": engine, "router": router, "clients": clients or {}}
+    plan = {"model": model, "engine": engine, "router": router, "clients": clients or {}, "links": links or {}}
     plan["pools"] = [{"name": "pool", "hardware": "a100-80gb", **pool}]
     if predictor is not None:
         plan["predictor"] = {"name": "oracle", "sigma": predictor}
@@ -99,6 +102,37 @@ def test_the_gap_in_tbt_widens_as_prompts_lengthen(other):
     """A stall lasts as long as the prompt that causes it; a chunk is a chunk."""
     gap = {kind: busy(kind, other).p99_itl_ms / busy(kind, "sarathi-serve").p99_itl_ms for kind in ("chat", "papers")}
     assert gap["papers"] > 1.5 * gap["chat"]
+
+
+RATES = (0.6, 0.75, 0.95, 1.2, 1.5, 1.9, 2.4)
+
+
+def capacity(engine, limit, **pool):
+    """The paper's rule: the highest of `RATES` at which the 99th percentile of TBT is within `limit` seconds and the
+    median request is scheduled within 2 s."""
+
+    def good(rate):
+        result = busy("chat", engine, rate=rate, **pool)
+        return result.p99_itl_ms <= 1e3 * limit and np.median(result.scheduled - result.arrival) <= 2
+
+    return max(takewhile(good, RATES), default=0.0)
+
+
+def test_the_gain_in_capacity_widens_as_the_slo_tightens():
+    """Where half a second between tokens is good enough, a stall for a prompt is not felt; where a tenth is asked, one
+    prompt too long breaks it. The paper's two limits for this model."""
+    strict, relaxed = (capacity("sarathi-serve", s) / capacity("vllm-0.6", s) for s in (0.1, 0.5))
+    assert strict > 1.5 * relaxed >= 1.5
+
+
+def test_under_a_strict_slo_more_seats_help_sarathi_and_not_v0():
+    """What breaks the limit in vLLM v0 is the stall for a prompt, whoever sits beside it; Sarathi has none, so its
+    capacity is that of its batch."""
+    gain = {
+        engine: capacity(engine, 0.1) / capacity(engine, 0.1, max_num_seqs=16)
+        for engine in ("vllm-0.6", "sarathi-serve")
+    }
+    assert gain["vllm-0.6"] == 1 and gain["sarathi-serve"] > 1.5
 
 
 @pytest.mark.parametrize(("kind", "rate"), [("chat", 2.0), ("papers", 0.5)])
@@ -282,6 +316,25 @@ def test_tensor_parallelism_reduces_tpot():
     tpot = [busy("chat", "vllm-0.19", tensor_parallel_size=tp, rate=1.0).median_tpot_ms for tp in (1, 2, 4)]
     assert rises([-t for t in tpot])
     assert all(a / b < 2 for a, b in pairwise(tpot))
+
+
+def test_over_a_slow_network_a_pipeline_beats_tensor_parallelism(tmp_path):
+    """Llama-2-70B on two nodes of four A100, as the Sarathi paper's two-node study. Eight ranks of tensor parallelism
+    cross the network twice a layer, a pipeline of two stages once a token: between good switches the eight have the
+    shorter TBT, over sockets (100 us a message) the longer one, by then about twice."""
+    card = tmp_path / "four-a-node.yaml"
+    card.write_text(find("hardware", "a100-80gb").read_text().replace("gpus_per_node: 8", "gpus_per_node: 4"))
+    table = trace("chat", 1.0, n=120)
+    table = replace(table, prompt_tokens=np.minimum(table.prompt_tokens, 3000))  # of 4096 positions
+    shapes = ({"tensor_parallel_size": 8}, {"tensor_parallel_size": 4, "pipeline_parallel_size": 2})
+
+    def ratio(latency):
+        links = {"network": {"latency": latency}}
+        wide, deep = (serve(table, "vllm-0.6", "llama-2-70b", hardware=str(card), links=links, **s) for s in shapes)
+        return wide.median_itl_ms / deep.median_itl_ms
+
+    near, far = ratio(5e-6), ratio(100e-6)
+    assert near < 0.9 and far > 1.5
 
 
 def bubble(result):

@@ -39,7 +39,7 @@ BATCHES, T_999 = 40, 3.55
 def serve(lab, monkeypatch):
     """Run a trace on one engine with `seats`, iterations of STEP seconds (or STEP for each request in them)."""
 
-    def serve(table, seats, each=False, replicas=1, router="random"):
+    def serve(table, seats, each=False, replicas=1, router="random", **closed_loop):
         pool = {"name": "p", "hardware": "a100-80gb", "max_num_seqs": seats, "max_num_batched_tokens": 100_000}
         # A batch decided ahead lets a request wait one iteration more than the theory has it.
         pool |= {"replicas": replicas, "num_gpu_blocks_override": 10**6, "async_scheduling": False}
@@ -48,7 +48,7 @@ def serve(lab, monkeypatch):
         cost = lab.EvenCost(0, ticks) if each else lab.EvenCost(ticks)
         ours = [dataclasses.replace(d, cost=cost) for d in deploy(plan)]
         monkeypatch.setattr("servecast.sim.run.deploy", lambda plan: ours)
-        return run(table, plan)
+        return run(table, plan, **closed_loop)
 
     return serve
 
@@ -232,6 +232,26 @@ def test_processor_sharing_does_not_care_about_the_law_of_lengths(serve, law):
     long = table.output_tokens > mean
     if law == Geometric(mean):  # whose second half is as long again; a newcomer's first wait is nothing to these
         agrees(time[long] / table.output_tokens[long], STEP / (1 - load), 0.1, slack=0.01)
+
+
+# -- closed loops ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("users", "think"), [(3, 1.0), (5, 4.0), (12, 4.0)])
+def test_machine_repair(serve, users, think):
+    """M/M/1 with a finite source (the machine repairman): of `users` clients that think for an exponential time of
+    `think` services on average, nobody is there with P = 1 / sum_k users! / (users - k)! / think^k, k = 0..users.
+    Answers of 100 tokens are exponential but for 1 / 100 of their variance. A standard error is below 0.7 %."""
+    n, stream = 20_000, Stream(10, "queue")
+    table = RequestTable(np.zeros(n), np.ones(n, np.int64), tokens(Geometric(100), stream.uniform(n)))
+    seconds = Exponential(think * 100 * STEP).draw(stream.uniform(n))
+    result = serve(table, seats=1, users=users, think_time=seconds)
+    idle = 1 / sum(factorial(users) / factorial(users - k) / think**k for k in range(users + 1))
+    duration = result.duration / 2**36
+    assert table.output_tokens.sum() * STEP / duration == pytest.approx(1 - idle, rel=0.02)
+    # The response time law for any distributions: users = throughput x (response + think), but for the last round.
+    response = (column(result, "ended") - column(result, "arrival")).sum() + seconds.sum()
+    assert response / duration == pytest.approx(users, rel=1e-3)
 
 
 # -- Little's law ------------------------------------------------------------------------------------------------
