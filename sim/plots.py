@@ -10,6 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import LogLocator
 from numpy.typing import NDArray
 
 from ..costmodels.base import TICKS_PER_SECOND
@@ -24,7 +25,7 @@ def write_plots(run: Run, folder: Path) -> list[Path]:
     paths = []
     for name, figure in (("latency", latency_figure(run)), ("timeseries", time_series_figure(run))):
         paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1], dpi=120, metadata={"Software": None})  # no version inside: same run, same bytes
+        figure.savefig(paths[-1], dpi=100, metadata={"Software": None})  # no version inside: same run, same bytes
         plt.close(figure)
     return paths
 
@@ -40,7 +41,7 @@ def latency_figure(run: Run) -> Any:
     }
     for axis, (name, seconds) in zip((axes[0], axes[1], axes[3]), curves.items(), strict=True):
         values = np.sort(seconds) * 1e3
-        _cdf(axis, name, values, (np.arange(len(values)) + 1) / max(1, len(values)))
+        _cdf(axis, name, values, np.linspace(0, 1, len(values)))
     gaps = Gaps(run.recorder)
     shares = np.concatenate([np.linspace(0, 99, 100), 100 - np.geomspace(1, 1e-3, 31)])
     values = np.array(gaps.percentiles(list(shares))) / TICKS_PER_SECOND * 1e3 if gaps.count else np.empty(0)
@@ -53,19 +54,18 @@ def _cdf(axis: Any, name: str, milliseconds: NDArray, share: NDArray) -> None:
     axis.set_title(name, fontsize=10)
     axis.set_xlabel("ms")
     axis.grid(alpha=0.3)
-    axis.set_ylim(0, 1)
+    axis.set_ylim(0, 1.02)
     if not len(milliseconds):
         axis.text(0.5, 0.5, "nothing finished", ha="center", transform=axis.transAxes)
         return
     axis.plot(np.maximum(milliseconds, 1e-3), share, drawstyle="steps-post")
     axis.set_xscale("log")
-    for percent in (0.5, 0.99):
-        place = int(np.searchsorted(share, percent))
-        if place < len(milliseconds):
-            axis.axhline(percent, color="grey", lw=0.5)
-            value = milliseconds[place]
-            label = f"p{percent * 100:.0f} " + (f"{value:,.4g}" if value < 1e4 else f"{value:,.0f}")
-            axis.annotate(label, (0.02, percent - 0.01), xycoords=("axes fraction", "data"), fontsize=8, va="top")
+    narrow = np.ptp(np.log10(axis.get_xlim())) < 2
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
+    axis.xaxis.set_major_formatter("{x:,g}")
+    axis.xaxis.set_minor_formatter("")
+    p50, p99 = np.interp((0.5, 0.99), share, milliseconds)
+    axis.text(0.97, 0.04, f"p50 {p50:,.1f} ms\np99 {p99:,.1f} ms", fontsize=9, ha="right", transform=axis.transAxes)
 
 
 def time_series_figure(run: Run) -> Any:
