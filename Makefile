@@ -3,7 +3,7 @@
 #   make demo     replay the bundled trace on four H100: a report on screen and in out/demo
 #   make test     build the wheel and run the tests against it
 #   make lint     ruff and mypy
-#   make bench    how fast the simulator is
+#   make bench    how fast the simulator is, in CPU seconds: a table, and out/bench.json
 #   make clean    remove what make made
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -36,7 +36,7 @@ test: $(VENV)/test
 lint: $(VENV)/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	MYPYPATH=.types $(BIN)/mypy
+	$(BIN)/mypy
 
 bench: $(VENV)/core
 	$(BIN)/python bench/bench.py

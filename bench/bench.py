@@ -4,6 +4,8 @@ For each plan and policy: find the load at which the plan saturates (bisection o
 requests with the lengths of the Azure conversation trace at 80 % of it through `servecast simulate --out`, and divide
 by the CPU seconds (user + system) of that process, start-up, reading and writing included. Ratios within one run are
 worth more than absolute figures: the machine may be shared.
+
+Prints a table in Markdown, for the README, and writes the same as JSON.
 """
 
 from __future__ import annotations
@@ -12,12 +14,14 @@ import argparse
 import dataclasses
 import json
 import os
+import platform
 import resource
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +30,9 @@ import yaml
 
 from servecast.configs.plan import Plan, load_plan
 from servecast.sim.overload import overload_verdict
-from servecast.sim.report import build_report
+from servecast.sim.report import build_report, package_version
 from servecast.sim.run import run
-from servecast.sim.write import write_results
+from servecast.sim.write import prepare_folder, write_json, write_results
 from servecast.traces.generate import generate
 from servecast.traces.spec import load_spec
 from servecast.traces.table import RequestTable
@@ -36,13 +40,16 @@ from servecast.traces.transform import scale_rate
 from servecast.traces.write import write
 
 HERE = Path(__file__).parent
+LENGTHS = HERE / "azure-conv.yaml"
+SIXTY_ONE_DAYS = HERE.parent / "traces/samples/burstgpt.yaml"
 PROBE = 4000  # requests of one step of the bisection
 POLICIES = ("vllm-0.19", "vllm-0.6", "sarathi-serve", "orca")
+Row = dict[str, Any]
 
 
 def trace(rate: float, requests: int) -> RequestTable:
     """Poisson arrivals at `rate` requests/s with the Azure lengths; the same requests whatever the rate."""
-    spec = dataclasses.replace(load_spec(HERE / "azure-conv.yaml"), requests=requests)
+    spec = dataclasses.replace(load_spec(LENGTHS), requests=requests)
     return scale_rate(generate(spec), rate)
 
 
@@ -89,18 +96,18 @@ def plan_with(name: str, engine: str, folder: Path) -> Path:
     return path
 
 
-def measure(path: Path, rate: float, requests: int, folder: Path) -> dict[str, Any]:
-    """One row of the table: a plan at a load."""
-    trace_file, out = folder / "trace.csv", folder / "out"
-    write(trace(rate, requests), trace_file, "azure")
-    seconds, memory = simulate("--trace", str(trace_file), "--plan", str(path), "--out", str(out))
+def replay(trace_file: Path, plan: str, folder: Path) -> Row:
+    """One row of the table: a trace on a plan."""
+    out = folder / "out"
+    seconds, memory = simulate("--trace", str(trace_file), "--plan", plan, "--out", str(out))
     report = json.loads((out / "report.json").read_text())
     simulation = report["simulation"]
     steps = simulation["engine_steps"]
     return {
-        "load": rate,
-        "requests/CPU s": requests / seconds,
+        "requests": report["num_prompts"],
+        "requests/s simulated": report["request_throughput"],
         "CPU s": seconds,
+        "requests/CPU s": report["num_prompts"] / seconds,
         "iterations": simulation["iterations"],
         "engine steps": steps,
         "mean batch": simulation["mean_decode_batch"],
@@ -109,19 +116,28 @@ def measure(path: Path, rate: float, requests: int, folder: Path) -> dict[str, A
     }
 
 
-def show(name: str, row: dict[str, Any]) -> None:
-    """A row as a line."""
-    cells = [f"{key} {value:,.0f}" if abs(value) >= 100 else f"{key} {value:.3g}" for key, value in row.items()]
-    print(f"{name:<24}" + "  ".join(cells), flush=True)
+def start_up() -> Row:
+    """A run of one request; reading the bundled sample (9,970 rows) is part of it."""
+    sample = str(HERE.parent / "traces/samples/chat-sample.jsonl.gz")
+    seconds, memory = simulate("--trace", sample, "--plan", "bench-1", "--limit", "1")
+    return {"CPU s": seconds, "peak MB": memory}
 
 
-def steps_per_second() -> None:
-    """Iterations a second taken one by one, and how their cost depends on the batch."""
+def writing_against_simulating(rate: float, requests: int, folder: Path) -> Row:
+    """What the result files cost beside the simulation itself."""
+    result = run(trace(rate, requests), load_plan("bench-1"))
+    before = sum(os.times()[:2])
+    write_results(result, build_report(result), folder)
+    return {"requests": requests, "CPU s": sum(os.times()[:2]) - before, "CPU s to simulate": result.cpu_seconds}
+
+
+def step_by_step(batch: int) -> Row:
+    """Seconds of one iteration of a batch, taken by itself; the least of three tries."""
     plan = load_plan("bench-1")
     pool = dataclasses.replace(plan.pools[0], max_num_seqs=1024, num_gpu_blocks_override=4_000_000)
     plan = dataclasses.replace(plan, pools=(pool,))
 
-    def cost(batch: int) -> float:
+    def cost() -> float:
         taken = []
         for tokens in (2_000, 22_000):  # the difference leaves out admissions and ends
             table = RequestTable(np.zeros(batch), np.full(batch, 5), np.full(batch, tokens))
@@ -131,18 +147,54 @@ def steps_per_second() -> None:
         (few, little), (many, much) = taken
         return (much - little) / (many - few)
 
-    costs = {batch: min(cost(batch) for _ in range(3)) for batch in (8, 64, 256, 1024)}
-    text = "  ".join(f"batch {batch}: {seconds * 1e6:.2f} us" for batch, seconds in costs.items())
-    print(f"{'step by step':<24}{1 / costs[8]:,.0f} iterations/CPU s; {text}; 1024 / 8 = {costs[1024] / costs[8]:.3f}")
+    seconds = min(cost() for _ in range(3))
+    return {"mean batch": batch, "iterations/CPU s": 1 / seconds, "us an iteration": seconds * 1e6}
 
 
-def writing_against_simulating(rate: float, requests: int, folder: Path) -> None:
-    """What the result files cost beside the simulation itself."""
-    result = run(trace(rate, requests), load_plan("bench-1"))
-    before = sum(os.times()[:2])
-    write_results(result, build_report(result), folder)
-    spent = sum(os.times()[:2]) - before
-    print(f"{'writing':<24}{spent:.2f} CPU s to report and write, {result.cpu_seconds:.2f} to simulate")
+def measure(requests: int, long: bool, folder: Path) -> Iterator[tuple[str, Row]]:
+    """All rows of the table, each when it is there."""
+    yield "start-up", start_up()
+    trace_file = folder / "trace.csv"
+    for plan in ("bench-1", "bench-8"):
+        for engine in POLICIES if plan == "bench-1" else POLICIES[:1]:
+            path = plan_with(plan, engine, folder)
+            limit = saturation(load_plan(str(path)))
+            write(trace(0.8 * limit, requests), trace_file, "azure")
+            yield f"{plan}, {engine}, 80 % of {limit:.3g} requests/s", replay(trace_file, str(path), folder)
+            if plan == "bench-1" and engine == POLICIES[0]:
+                write(trace(0.5, requests), trace_file, "azure")
+                yield "bench-1, sparse", replay(trace_file, str(path), folder)
+                rate = 0.8 * limit
+                yield "bench-1, result files only", writing_against_simulating(rate, requests, folder / "out")
+    for batch in (8, 64, 256, 1024):
+        yield "bench-1, every iteration by itself", step_by_step(batch)
+    if long:
+        yield "default, 61 days of BurstGPT-like load", replay(SIXTY_ONE_DAYS, "default", folder)
+
+
+def machine() -> dict[str, str]:
+    """Where and with what this was measured."""
+    cpu = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):  # not Linux
+        pass
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{cpu}, {os.cpu_count()} cores",
+        "versions": f"servecast {package_version()}, Python {platform.python_version()}, numpy {np.__version__}",
+        "command": " ".join(["python", *sys.argv]),
+    }
+
+
+COLUMNS = ("requests", "CPU s", "requests/CPU s", "iterations", "engine steps", "mean batch", "tokens/step", "peak MB")
+
+
+def cells(values: list[object]) -> str:
+    """A row of a Markdown table."""
+    texts = ["" if v is None else f"{v:,.3g}" if isinstance(v, float) and v < 100 else f"{v:,.0f}" for v in values]
+    return "| " + " | ".join(texts) + " |"
 
 
 def main() -> None:
@@ -150,28 +202,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--no-long", action="store_true", help="leave out the 61-day trace")
+    parser.add_argument("--out", type=Path, default=Path("out/bench.json"))
     args = parser.parse_args()
+    prepare_folder(args.out.parent)
+    about = machine()
+    print("\n".join(f"{key}: {value}" for key, value in about.items()))
+    print(f"\n| case | {' | '.join(COLUMNS)} | more |\n|---|{'---:|' * len(COLUMNS)}---|", flush=True)
+    rows = []
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        seconds, memory = simulate("--trace", str(HERE / "azure-conv.yaml"), "--plan", "bench-1", "--limit", "1")
-        print(f"{'start-up':<24}{seconds:.2f} CPU s with one request (of 100,000 generated), {memory:.0f} MB")
-        for plan in ("bench-1", "bench-8"):
-            for engine in POLICIES if plan == "bench-1" else POLICIES[:1]:
-                path = plan_with(plan, engine, folder)
-                limit = saturation(load_plan(str(path)))
-                show(f"{plan} {engine}", {"saturation": limit, **measure(path, 0.8 * limit, args.requests, folder)})
-                if plan == "bench-1" and engine == POLICIES[0]:
-                    show("bench-1 sparse", measure(path, 0.5, args.requests, folder))
-                    writing_against_simulating(0.8 * limit, args.requests, folder / "out")
-        steps_per_second()
-        if not args.no_long:
-            long = HERE.parent / "traces/samples/burstgpt.yaml"
-            seconds, memory = simulate("--trace", str(long), "--plan", "default", "--out", str(folder / "long"))
-            report = json.loads((folder / "long/report.json").read_text())
-            print(
-                f"{'61 days, 4 replicas':<24}{report['num_prompts']:,} requests in {seconds:.0f} CPU s, "
-                f"{memory:.0f} MB peak"
-            )
+        for case, row in measure(args.requests, not args.no_long, Path(name)):
+            rows.append({"case": case, **row})
+            others = ", ".join(f"{key} {value:,.3g}" for key, value in row.items() if key not in COLUMNS)
+            print(f"| {case} {cells([row.get(key) for key in COLUMNS])} {others} |", flush=True)
+    write_json({**about, "rows": rows}, args.out)
 
 
 if __name__ == "__main__":
