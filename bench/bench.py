@@ -132,7 +132,7 @@ def writing_against_simulating(rate: float, requests: int, folder: Path) -> Row:
 
 
 def step_by_step(batches: Sequence[int]) -> Iterator[Row]:
-    """Seconds of an iteration taken by itself; the least of five tries, in turns so that a busy moment hits all alike."""
+    """Seconds of an iteration taken by itself; the least of five tries, in turns: a busy moment hits all alike."""
     plan = load_plan("bench-1")
     pool = dataclasses.replace(plan.pools[0], max_num_seqs=1024, num_gpu_blocks_override=4_000_000)
     plan = dataclasses.replace(plan, pools=(pool,))
