@@ -157,7 +157,7 @@ class Predictor:
     sigma: float = 0.0
 
     def __post_init__(self) -> None:
-        check(self.sigma >= 0, "sigma", self.sigma, "0 or more")
+        check(0 <= self.sigma <= 50, "sigma", self.sigma, "0 to 50")  # at 1 it is right within a factor of 3 or so
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError, unknown_name
 from ..traces.commands import add_changing, add_reading
 
+LONGEST_TEXT = 2**31 - 1  # tokens: results have 32 bits for them
+
 if TYPE_CHECKING:  # a handler imports what it uses: the command line must start fast
     from ..configs.plan import Plan
     from ..configs.slo import SLO
@@ -39,7 +41,7 @@ def add_arguments(subparsers: argparse._SubParsersAction[Any]) -> None:
     simulate.add_argument("--plan", metavar="P", required=True, help="a plan file, or the name of a bundled plan")
     simulate.add_argument("--slo", metavar="S", help="an SLO file, or the name of a bundled one")
     simulate.add_argument(
-        "--out", metavar="DIR", type=Path, help="write report.json, requests.csv.gz and timeseries.csv.gz here"
+        "--out", metavar="DIR", type=_folder_name, help="write report.json, requests.csv.gz and timeseries.csv.gz here"
     )
     simulate.add_argument("--plots", action="store_true", help="with --out: latency CDFs and time series as PNG")
     simulate.add_argument("--seed", metavar="N", type=int, default=0, help="of every random stream (default 0)")
@@ -74,6 +76,12 @@ def add_arguments(subparsers: argparse._SubParsersAction[Any]) -> None:
     check.set_defaults(handler=check_command)
 
 
+def _folder_name(text: str) -> Path:
+    if not text:  # a shell variable that was not set
+        raise argparse.ArgumentTypeError("''; expected a folder")
+    return Path(text)
+
+
 def simulate_command(args: argparse.Namespace) -> int:
     """Run, report, write."""
     from ..configs.plan import load_plan
@@ -84,7 +92,7 @@ def simulate_command(args: argparse.Namespace) -> int:
 
     _check_flags(args)
     plan = load_plan(args.plan)
-    slo = load_slo(args.slo) if args.slo else None
+    slo = None if args.slo is None else load_slo(args.slo)
     workload = read_workload(args, args.seed)
     _check_together(args, plan, slo, workload)
     _deploy(args.plan, plan)
@@ -144,6 +152,10 @@ def _check_together(args: argparse.Namespace, plan: Plan, slo: SLO | None, workl
         if seconds is not None and ((seconds > LONGEST) & (seconds < inf)).any():
             expected = f"seconds from the trace's beginning, at most {LONGEST:g}"
             raise InputError(f"{args.trace}: {name}", f"{seconds[seconds < inf].max():g}", expected)
+    for name in ("prompt_tokens", "output_tokens"):
+        most = int(getattr(trace, name).max())
+        if most > LONGEST_TEXT:
+            raise InputError(f"{args.trace}: {name}", str(most), f"at most {LONGEST_TEXT}")
     classes = trace.request_class.names if trace.request_class else ()
     for name in slo.classes if slo else ():
         if name not in classes:

@@ -31,7 +31,8 @@ def scale_rate(table: RequestTable, factor: float) -> RequestTable:
     """The same requests `factor` times as fast: arrivals are divided, patience and lengths stay."""
     if not (math.isfinite(factor) and factor > 0):
         raise InputError("rate scale", str(factor), "a positive number")
-    return replace(table, arrival=np.round(table.arrival / factor, NANOSECONDS))
+    with np.errstate(over="ignore"):  # the table refuses times that are not finite
+        return replace(table, arrival=np.round(table.arrival / factor, NANOSECONDS))
 
 
 def window(table: RequestTable, start: float = 0.0, end: float = math.inf) -> RequestTable:
