@@ -49,15 +49,15 @@ def trace(kind, rate, n=400, seed=0):
     return RequestTable(np.cumsum(Exponential(1 / rate).draw(s.uniform(n))), prompts, answers)
 
 
-def serve(
-    table, engine, model="mistral-7b", router="least_outstanding", clients=None, predictor=None, links=None, **pool
-):
+def serve(table, engine, model="mistral-7b", router="least_outstanding", clients=None, predictor=None, **pool):
     """Run a trace on a pool: the report's figures, the rows by name (times in seconds) and the run."""
     pool.setdefault("async_scheduling", False)  # the policies differ, not when they are asked
-    plan = {"model": model, "engine": engine, "router": router, "clients": clients or {}, "links": links or {}}
+    plan = {"model": model, "engine": engine, "router": router, "clients": clients or {}}
     plan["pools"] = [{"name": "pool", "hardware": "a100-80gb", **pool}]
     if predictor is not None:
         plan["predictor"] = {"name": "oracle", "sigma": predictor}
+    if "links" in pool:
+        plan["links"] = plan["pools"][0].pop("links")
     result = run(table, plan_from(plan))
     c = result.recorder.requests.columns()
     order = np.argsort(c["index"])
