@@ -50,10 +50,10 @@ def slo(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ran():
-    """A run in which memory is tight enough to preempt, so that every component of time but transfer occurs."""
+    """A run in which memory is tight enough to preempt, so that time goes wherever it can on one engine."""
     result = run(chat(), plan(num_gpu_blocks_override=1600, max_model_len=16384))
     c = result.recorder.requests.columns()
-    assert all(c[name].any() == (name != "transfer") for name in COMPONENTS)
+    assert all(c[name].any() for name in ("queueing", "prefill", "decode", "interference", "preemption"))
     return result
 
 
