@@ -19,6 +19,7 @@ LONGEST_TEXT = 2**31 - 1  # tokens: results have 32 bits for them
 if TYPE_CHECKING:  # a handler imports what it uses: the command line must start fast
     from ..configs.plan import Plan
     from ..configs.slo import SLO
+    from .checkpoint import Checkpoint
     from .deploy import Deployment
     from .run import Run
     from .workload import Workload
@@ -65,6 +66,12 @@ def add_arguments(subparsers: argparse._SubParsersAction[Any]) -> None:
         action="store_true",
         help="take every iteration by itself and assert each promise of the policies",
     )
+    simulate.add_argument(
+        "--checkpoint",
+        metavar="S",
+        type=float,
+        help="with --out: save the run's state every S seconds; the same command goes on from it, to the same bytes",
+    )
     simulate.add_argument("--json", action="store_true", help="print the report as JSON instead of a table")
     add_reading(simulate)
     add_changing(simulate)
@@ -104,6 +111,8 @@ def simulate_command(args: argparse.Namespace) -> int:
             from .plots import write_plots
 
             write_plots(first, args.out)
+        if args.checkpoint is not None and not report["simulation"]["interrupted"]:
+            _checkpoint(args, plan, workload, args.seed).clear()
     print(json_text(report) if args.json else table(report))
     if args.out and not args.json:
         print(f"results in {args.out}")
@@ -124,6 +133,14 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise InputError("--warmup", f"{args.warmup:g}", "seconds, not negative")
     if args.horizon is not None and not 1e-9 <= args.horizon <= LONGEST:
         raise InputError("--horizon", f"{args.horizon:g}", f"1e-09 to {LONGEST:g} seconds")
+    if args.checkpoint is not None:
+        if args.checkpoint <= 0:
+            raise InputError("--checkpoint", f"{args.checkpoint:g}", "seconds, above 0")
+        if not args.out:
+            raise InputError("--checkpoint", "given without --out", "a folder for the state: --out DIR")
+        for flag, given in (("--seeds", args.seeds > 1), ("--horizon", args.horizon is not None)):
+            if given:
+                raise InputError(flag, "given with --checkpoint", "one of the two")
     if args.plots and not args.out:
         raise InputError("--plots", "given without --out", "a folder for the pictures: --out DIR")
 
@@ -228,10 +245,25 @@ def _repeat(args: argparse.Namespace, plan: Plan, slo: SLO | None, workload: Wor
     return first, report
 
 
+def _checkpoint(args: argparse.Namespace, plan: Plan, workload: Workload, seed: int) -> Checkpoint:
+    """Where this run's state is saved, and what makes it this run's."""
+    from .. import __version__
+    from .checkpoint import Checkpoint
+
+    identity = {
+        "version": __version__, "plan": plan.fingerprint(), "trace": workload.requests.fingerprint(), "seed": seed,
+        "users": workload.users, "step_by_step": args.step_by_step,
+    }  # fmt: skip
+    return Checkpoint(args.out / ".checkpoint", identity, args.checkpoint)
+
+
 def _run(args: argparse.Namespace, plan: Plan, workload: Workload, seed: int) -> Run:
     from .progress import ticker
     from .run import run
 
+    checkpoint = None if args.checkpoint is None else _checkpoint(args, plan, workload, seed)
+    if checkpoint and checkpoint.exists():
+        print(f"going on from the checkpoint in {args.out}", file=sys.stderr)
     shown = ticker()
     try:
         with _in_plan(args.plan):  # the trace has been judged already: it is the plan that does not suit it
@@ -239,6 +271,7 @@ def _run(args: argparse.Namespace, plan: Plan, workload: Workload, seed: int) ->
                 workload.requests, plan,
                 seed=seed, users=workload.users, think_time=workload.think_time,
                 step_by_step=args.step_by_step, progress=shown, horizon=inf if args.horizon is None else args.horizon,
+                checkpoint=checkpoint,
             )  # fmt: skip
     finally:
         if shown:

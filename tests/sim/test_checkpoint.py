@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import signal
 import subprocess
+import sys
+import time
 from contextlib import suppress
 
 import numpy as np
@@ -115,3 +118,44 @@ def test_a_forged_state_runs_nothing(tmp_path, forged):
     (tmp_path / "state").write_bytes(forged)
     with pytest.raises(InputError, match="cannot be read"):
         Checkpoint(tmp_path, {}, 1.0).load({}, set())
+
+
+def simulate(trace, out, *flags):
+    command = [sys.executable, "-m", "servecast", "simulate", "--trace", str(trace), "--plan", "bench-1"]
+    return subprocess.Popen(
+        [*command, "--out", str(out), *flags], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_kill_9_at_random_points(tmp_path):
+    """The command is killed again and again without warning, and then left alone."""
+    from servecast.traces.write import write
+
+    trace = tmp_path / "trace.jsonl.gz"
+    write(workload(12_000, 12.0), trace)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert simulate(trace, whole).wait() == 0
+    state = parts / ".checkpoint/state"
+
+    def saved():
+        return state.stat().st_mtime_ns if state.exists() else 0
+
+    went_on = 0
+    for k in range(30):
+        process = simulate(trace, parts, "--checkpoint", "0.05")
+        if k < 5:
+            before = saved()
+            while process.poll() is None and saved() == before:
+                time.sleep(0.01)
+            time.sleep(0.2 * Stream(k, "kill").next())
+            process.send_signal(signal.SIGKILL)
+        _, errors = process.communicate()
+        went_on += "going on from the checkpoint" in errors
+        if process.returncode == 0:
+            break
+    assert process.returncode == 0, errors
+    assert went_on, "it was never killed in the middle: a longer trace is needed"
+    names = sorted(p.name for p in whole.iterdir())
+    assert sorted(p.name for p in parts.iterdir()) == names
+    for name in names:
+        assert (parts / name).read_bytes() == (whole / name).read_bytes()
