@@ -123,9 +123,8 @@ class PartlyMeasured:
 
     def __init__(self, behind: OperatorTimes) -> None:
         self.behind = behind
-        self.collective, self.attention, self.prefill, self.together = (
-            behind.collective, behind.attention, behind.prefill, behind.together
-        )  # fmt: skip
+        self.collective, self.attention = behind.collective, behind.attention
+        self.prefill, self.together = behind.prefill, behind.together
 
     def rows(self, operator: RowOperator, rows: int) -> Timing:
         if isinstance(operator, Gemm) and operator.name == "qkv_proj":

@@ -1,0 +1,1 @@
+"""Readers of measured tables that other projects publish, each into a `TableSet`."""
