@@ -41,6 +41,9 @@ class EnginePreset:
     """One engine version.
 
     host : seconds of host time an iteration, and a request in it; `host_source` says where they come from.
+    async_scheduling : the host prepares the next iteration while the accelerator computes this one.
+    max_cudagraph_capture_size, prompts_in_graphs : tokens of the largest batch that runs as a captured CUDA graph, and
+        whether batches with prompts may. kernel_seconds : host time to launch one operator outside a graph.
     swap_space : GiB of host memory for swapped-out blocks, an accelerator.
     """
 
@@ -52,6 +55,10 @@ class EnginePreset:
     host_seconds: float
     host_seconds_per_sequence: float
     host_source: str
+    async_scheduling: bool = False
+    max_cudagraph_capture_size: int = 0
+    prompts_in_graphs: bool = True
+    kernel_seconds: float = 0.0
     queue: PolicyChoice = "fcfs"
     block_size: int = 16
     gpu_memory_utilization: float = 0.9
@@ -63,7 +70,8 @@ class EnginePreset:
 
     def __post_init__(self) -> None:
         check(bool(self.budgets), "budgets", self.budgets, "at least one entry")
-        for key in ("host_seconds", "host_seconds_per_sequence", "swap_space"):
+        seconds = ("host_seconds", "host_seconds_per_sequence", "kernel_seconds")
+        for key in (*seconds, "max_cudagraph_capture_size", "swap_space"):
             check(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")
         check(self.block_size >= 1, "block_size", self.block_size, "at least 1 token")
         share = self.gpu_memory_utilization

@@ -80,6 +80,8 @@ class Pool:
     """Replicas that are alike. What is None comes from the engine preset, the model or the hardware card.
 
     serves : labels of the trace's `model` column that this pool answers; empty = all that no other pool names.
+    quantization : weight format (a key of `model.QUANTIZATIONS`) instead of the one in the model's card.
+    cost : "roofline", or the path of a table set of measured times.
     num_gpu_blocks_override : KV blocks of an engine, instead of the memory arithmetic.
     price_per_hour : USD for one accelerator.
     """
@@ -90,6 +92,8 @@ class Pool:
     role: Literal["mixed"] = "mixed"
     model: str | None = None
     engine: str | None = None
+    cost: str | None = None
+    quantization: str | None = None
     serves: tuple[str, ...] = ()
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
@@ -168,6 +172,7 @@ class Plan:
     model: str
     engine: str
     pools: tuple[Pool, ...]
+    cost: str = "roofline"
     router: RouterChoice = field(default_factory=RouterChoice)
     clients: Clients = field(default_factory=Clients)
     predictor: Predictor | None = None

@@ -11,7 +11,7 @@ context + j x its tokens) has the base `base + j * slope`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 TICKS_PER_SECOND = 1 << 36
@@ -57,6 +57,8 @@ class CostModel(Protocol):
     stages: Sequence[StageCost]  # one a pipeline stage, first to last
     extremes: bool  # whether `piece` looks at context_min and context_max
     label: str  # "estimated", "measured" or what a report should call it
+    # Further stages whose pieces are summed up along with the time: parts of it by origin, 2**-36 joules of a rank.
+    meters: Mapping[str, Sequence[StageCost]]
 
     def hop(self, tokens: int) -> int:
         """Ticks to hand the activations of `tokens` tokens to the next pipeline stage."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 
@@ -12,7 +12,7 @@ from .base import StageCost, ticks
 from .collectives import point_to_point, ranks_of
 from .energy import Energy, busy_watts
 from .host import HostOverhead
-from .launch import Launch
+from .launch import Launch, fed
 from .operators import OperatorTimes
 from .shapes import stage_operators
 from .stage import Stage
@@ -26,6 +26,11 @@ class ComposedCost:
     """
 
     extremes = False  # contexts count by their sum
+
+    @property
+    def meters(self) -> Mapping[str, Sequence[StageCost]]:
+        """Nothing besides time."""
+        return {}
 
     def __init__(
         self,
@@ -45,10 +50,13 @@ class ComposedCost:
         self._host_ticks: dict[int, int] = {}
         stages = range(parallel.pipeline_parallel_size)
         self.operators = [stage_operators(model, parallel, stage, kv_cache_dtype) for stage in stages]
-        self.stages: Sequence[StageCost] = self.compiled(times)
+        self.stages: Sequence[StageCost] = [
+            fed(stage, operators.launches, self._launch, host)
+            for stage, operators in zip(self.compiled(times), self.operators, strict=True)
+        ]
 
     def compiled(self, times: OperatorTimes) -> Sequence[StageCost]:
-        """The stages with other times, or with another quantity in the place of time."""
+        """The stages with these times, or with another quantity in the place of time; what the host adds left out."""
         return tuple(Stage(operators, times, self._launch) for operators in self.operators)
 
     @cached_property
@@ -77,7 +85,7 @@ class ComposedCost:
         """Ticks of host time an iteration with `sequences` requests adds."""
         known = self._host_ticks.get(sequences)
         if known is None:
-            known = self._host_ticks[sequences] = self._host.ticks(sequences)
+            known = self._host_ticks[sequences] = self._host.added(sequences)
         return known
 
     def describe(self) -> dict[str, object]:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..configs.strict import check
+from .base import Chunk, Piece, StageCost, ticks
+from .host import HostOverhead
 
 
 @dataclass(frozen=True)
 class Launch:
-    """max_cudagraph_capture_size : tokens of the largest batch that runs as a captured graph, padded to the next size
-    captured; 0: none does. kernel_seconds : host time to launch one kernel; a batch without a graph takes at least that
-    for each of its kernels (eager mode).
+    """What an engine does to keep the accelerator fed.
+
+    max_cudagraph_capture_size : tokens of the largest batch that runs as a captured graph, padded to the next size
+        captured; 0: none does.
+    prompts_in_graphs : whether batches with prompts may be graphs (vLLM's piecewise ones), or decodes alone.
+    kernel_seconds : host time to launch one operator outside a graph; such a batch takes at least that for each
+        (eager mode).
     """
 
     max_cudagraph_capture_size: int = 0
+    prompts_in_graphs: bool = True
     kernel_seconds: float = 0.0
 
     def __post_init__(self) -> None:
@@ -24,10 +32,12 @@ class Launch:
         check(seconds >= 0, "kernel_seconds", seconds, "seconds, not negative")
         object.__setattr__(self, "_sizes", _captured(size))
 
-    def graph(self, tokens: int) -> int | None:
+    def graph(self, tokens: int, prompts: bool) -> int | None:
         """The size of the graph that a batch of `tokens` tokens runs in, None where it runs without one."""
         sizes: list[int] = self._sizes  # type: ignore[attr-defined]
-        return sizes[bisect_left(sizes, tokens)] if sizes and tokens <= sizes[-1] else None
+        if not sizes or tokens > sizes[-1] or (prompts and not self.prompts_in_graphs):
+            return None
+        return sizes[bisect_left(sizes, tokens)]
 
 
 def _captured(largest: int) -> list[int]:
@@ -35,3 +45,34 @@ def _captured(largest: int) -> list[int]:
     (vllm-project/vllm `vllm/config/vllm.py`, 2025)."""
     sizes = [size for size in (1, 2, 4) if size <= largest]
     return sizes + list(range(8, min(largest + 1, 256), 8)) + list(range(256, largest + 1, 16))
+
+
+class Fed:
+    """A stage whose iterations take no less than the host needs to keep it fed: to launch each of `operators` where
+    the batch runs without a graph, and to prepare the next batch where it does so meanwhile."""
+
+    def __init__(self, stage: StageCost, operators: int, launch: Launch, host: HostOverhead) -> None:
+        self._stage, self._launch, self._host = stage, launch, host
+        self._eager = ticks(operators * launch.kernel_seconds)
+
+    def piece(
+        self, chunks: Sequence[Chunk], decodes: int, context_sum: int, context_min: int, context_max: int
+    ) -> Piece:
+        """See `StageCost.piece`."""
+        base, slope, valid, outside = self._stage.piece(chunks, decodes, context_sum, context_min, context_max)
+        least = self._host.least(decodes + len(chunks))
+        if self._eager > least:
+            tokens = decodes + sum([tokens for tokens, _ in chunks])
+            if self._launch.graph(tokens, bool(chunks)) is None:
+                least = self._eager
+        if base < least:
+            reaches = (least - base) // slope + 1 if slope > 0 else valid  # the last iteration that is still shorter
+            return least, 0, min(valid, reaches), outside
+        if slope < 0:
+            valid = min(valid, (base - least) // -slope + 1)
+        return base, slope, valid, outside
+
+
+def fed(stage: StageCost, operators: int, launch: Launch, host: HostOverhead) -> StageCost:
+    """The stage with what the host sets as its least time, if that is anything."""
+    return Fed(stage, operators, launch, host) if host.overlapped or launch.kernel_seconds else stage

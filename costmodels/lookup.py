@@ -14,6 +14,13 @@ from .table import Table, TableSet
 
 MeasuredRows = Callable[[int], Timing]  # rows of an operator to its time
 
+# The element-wise kernel that each of these operators is.
+_KERNELS = {
+    "mlp_norm": "norm",
+    "final_norm": "norm",
+    "shared_activation": "activation",
+    "rotary_and_cache": "rotary",
+}
 # Rows of these backends hold the host's launch as well, which a full queue of kernels hides.
 _EAGER = ("custom_eager",)
 
@@ -43,7 +50,8 @@ class Lookup:
         if isinstance(operator, Experts):
             block = self._whole_block()
             return _active(block, operator) if block else self._experts(operator)
-        return None
+        kernel = self.grid(self.tables.find("elementwise", operator=_KERNELS.get(operator.name, operator.name)))
+        return _over(kernel, operator.row_bytes) if isinstance(kernel, Curve) else None
 
     def _gemm(self, operator: Gemm) -> MeasuredRows | None:
         """Between measured numbers of rows as measured, tile steps included; the faster of the table's kernels."""

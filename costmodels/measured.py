@@ -15,7 +15,7 @@ from .prefill import Prefill
 from .table import TableSet
 from .uneven import Uneven
 
-MEASURED, DERIVED, FALLBACK = "measured", "derived", "fallback"
+MEASURED, DERIVED, FALLBACK = ORIGINS = ("measured", "derived", "fallback")
 
 
 class TableTimes:
@@ -93,21 +93,33 @@ class TableTimes:
         return self._lookup.mixed(operator)
 
     def origins(self, stages: Sequence[StageOperators]) -> dict[str, str]:
-        """Where the time of each operator comes from: "measured", "derived" or "fallback"."""
+        """Where the time of each operator comes from: "measured", "derived" or "fallback" (the last of these that holds
+        for one of several operators of the same name)."""
         found: dict[str, str] = {}
+
+        def note(name: str, origin: str) -> None:
+            found[name] = max(origin, found.get(name, origin), key=ORIGINS.index)
+
         for stage in stages:
             for operator in (*stage.tokens, *stage.sequences, *(op for group in stage.layers for op in group.rows)):
-                found[operator.name] = MEASURED if self._measured(operator) else FALLBACK
+                note(operator.name, self.origin(operator))
             for group in stage.layers:
-                prompts = self.prompts(group.attention)
-                found["decode_attention"] = MEASURED if self.decodes(group.attention) else FALLBACK
-                origin = (DERIVED if prompts.derived else MEASURED) if prompts else FALLBACK
-                found["prefill_attention"] = origin
+                note("decode_attention", self.decode_origin(group.attention))
+                note("prefill_attention", self.prefill_origin(group.attention))
         return found
 
-    def covers(self, operator: RowOperator | Collective) -> bool:
-        """Whether the tables hold the time of an operator."""
-        return self._measured(operator) is not None
+    def origin(self, operator: RowOperator | Collective) -> str:
+        """Where the time of an operator by rows comes from."""
+        return MEASURED if self._measured(operator) else FALLBACK
+
+    def decode_origin(self, operator: AttentionCall) -> str:
+        """Where the time of decode attention comes from."""
+        return MEASURED if self.decodes(operator) else FALLBACK
+
+    def prefill_origin(self, operator: AttentionCall) -> str:
+        """Where the time of prefill attention comes from."""
+        prompts = self.prompts(operator)
+        return FALLBACK if prompts is None else DERIVED if prompts.derived else MEASURED
 
     def _measured(self, operator: RowOperator | Collective) -> MeasuredRows | None:
         if operator not in self._rows:

@@ -1,4 +1,4 @@
-"""Pieces of a stage whose attention was measured for whole batches: prompts and decodes together, uneven contexts."""
+"""Pieces of a stage whose attention was measured in whole batches: prompts with decodes, uneven contexts."""
 
 from __future__ import annotations
 

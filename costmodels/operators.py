@@ -161,6 +161,12 @@ class StageOperators:
     tokens: tuple[RowOperator | Collective, ...]
     sequences: tuple[RowOperator | Collective, ...]
 
+    @property
+    def launches(self) -> int:
+        """Operators that run in an iteration, each attention call being one."""
+        once = len(self.tokens) + len(self.sequences)
+        return once + sum(group.count * (len(group.rows) + 1) for group in self.layers)
+
     def weights(self) -> list[tuple[int, RowOperator]]:
         """Everything that may hold weights, with how often it is there."""
         once = [(1, op) for op in (*self.tokens, *self.sequences) if not isinstance(op, Collective)]

@@ -149,18 +149,16 @@ class Stage:
         return seconds, unmeasured
 
     def _compile_tokens(self, tokens: int) -> _Cost:
-        graph = self._launch.graph(tokens)
-        padded = tokens if graph is None else graph
+        return self._token_cost(tokens, prompts=True)
+
+    def _token_cost(self, tokens: int, prompts: bool) -> _Cost:
+        padded = self._launch.graph(tokens, prompts) or tokens
         seconds, unmeasured = self._rows(self._operators.tokens, padded)
-        kernels = len(self._operators.tokens) + len(self._operators.sequences)
         for group in self._operators.layers:
             time, outside = self._rows(group.rows, padded)
             call, beyond = self._times.attention(group.attention)
             seconds += group.count * (time + call)
             unmeasured += group.count * (outside + beyond)
-            kernels += group.count * (len(group.rows) + 1)
-        if graph is None:
-            seconds = max(seconds, kernels * self._launch.kernel_seconds)
         return ticks(seconds), ticks(unmeasured)
 
     def _compile_sequences(self, sequences: int) -> _Cost:
@@ -182,7 +180,7 @@ class Stage:
     def _compile_decode(self, decodes: int) -> tuple[Cells, int, int]:
         """The grid of attention, and the rest of an iteration of these decodes alone."""
         cells = Cells(self._decode_curve(decodes), decodes)
-        of_tokens, more = self._tokens[decodes]
+        of_tokens, more = self._token_cost(decodes, prompts=False)
         of_sequences, most = self._sequences[decodes]
         return cells, of_tokens + of_sequences, more + most
 

@@ -56,6 +56,7 @@ KINDS: dict[str, Kind] = {
     "moe": Kind(_EXPERTS, ("tokens",)),
     "moe_layer": Kind({"tp": int}, ("active", "tokens")),
     "collective": Kind({"op": str, "ranks": int, "backend": str}, ("bytes",)),
+    "elementwise": Kind({"operator": str}, ("bytes",)),
     "layer": Kind({"operator": str, "tp": int}, ("tokens",)),
     "sequence": Kind({"operator": str, "tp": int}, ("sequences",)),
     "kv_copy": Kind({"direction": str}, ("bytes",)),
@@ -217,6 +218,11 @@ class TableSet:
     @property
     def kinds(self) -> tuple[str, ...]:
         return tuple(self._tables)
+
+    @property
+    def has_power(self) -> bool:
+        """Whether power was measured with any kind."""
+        return any((table := self.get(kind)) is not None and table.watts is not None for kind in self.kinds)
 
     def get(self, kind: str) -> Table | None:
         """The table of a kind, or None."""

@@ -1,8 +1,8 @@
-"""The cost model of measured tables: seconds, joules, and the seconds that fall back to the roofline."""
+"""The cost model of measured tables: seconds, joules, and what share of the seconds was measured."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 from ..configs.device import HardwareCard
@@ -13,7 +13,7 @@ from .curve import Curve
 from .energy import Energy
 from .host import HostOverhead
 from .launch import Launch
-from .measured import FALLBACK, TableTimes
+from .measured import FALLBACK, ORIGINS, TableTimes
 from .mixed import MixedStage
 from .operators import AttentionCall, Collective, OperatorTimes, RowOperator, StageOperators, Timing
 from .roofline import RooflineTimes
@@ -21,6 +21,7 @@ from .table import TableSet
 
 ROUTING = "power_law_1.01"  # nearest to what trained routers do with a batch, between uniform choice and a heavier tail
 _NOTHING = Curve.line(0.0, 0.0)
+_NONE = (0.0, 0.0)
 
 
 class MeasuredCost(ComposedCost):
@@ -34,31 +35,18 @@ class MeasuredCost(ComposedCost):
     times: TableTimes
 
     def __init__(
-        self,
-        tables: TableSet,
-        model: ModelCard,
-        hardware: HardwareCard,
-        parallel: Parallelism,
-        *,
-        kv_cache_dtype: str = "auto",
-        host: HostOverhead | None = None,
-        launch: Launch | None = None,
+        self, tables: TableSet, model: ModelCard, hardware: HardwareCard, parallel: Parallelism, *,
+        kv_cache_dtype: str = "auto", host: HostOverhead | None = None, launch: Launch | None = None,
         routing: str = ROUTING,
-    ) -> None:
+    ) -> None:  # fmt: skip
         times = TableTimes(
             tables, model, parallel, RooflineTimes(hardware), routing=routing, gpus_per_node=hardware.gpus_per_node
         )
         self.extremes = times.uneven is not None
         super().__init__(
-            model,
-            hardware,
-            parallel,
-            times,
-            label="measured",
-            kv_cache_dtype=kv_cache_dtype,
-            host=host or HostOverhead(),
-            launch=launch,
-        )
+            model, hardware, parallel, times, label="measured", kv_cache_dtype=kv_cache_dtype,
+            host=host or HostOverhead(), launch=launch,
+        )  # fmt: skip
 
     def compiled(self, times: OperatorTimes) -> Sequence[StageCost]:
         """As `ComposedCost.compiled`; a stage whose whole attention was measured in mixed calls is priced by them."""
@@ -77,9 +65,14 @@ class MeasuredCost(ComposedCost):
         return self.times.joules(watts, Energy(self.times.behind, watts))
 
     @cached_property
-    def fallback(self) -> Sequence[StageCost]:
-        """Stages whose pieces are the ticks that operators outside the tables take."""
-        return self.compiled(Fallback(self.times))
+    def meters(self) -> Mapping[str, Sequence[StageCost]]:
+        """Stages whose pieces are the operators' ticks by origin ("measured", "derived", "fallback"), and 2**-36 joules
+        of one rank ("energy") where power was measured."""
+        origins = self.times.origins(self.operators).values()
+        meters = {o: self.compiled(Only(self.times, o)) for o in ORIGINS if o in origins}
+        if self.times.tables.has_power and self.energy is not None:
+            meters["energy"] = self.energy
+        return meters
 
     def describe(self) -> dict[str, object]:
         return {**super().describe(), "fallback_share": self.fallback_share()}
@@ -88,54 +81,54 @@ class MeasuredCost(ComposedCost):
         self, batches: Sequence[tuple[int, int, int]] = ((0, 1, 1024), (0, 64, 1024), (2048, 0, 0))
     ) -> dict[str, dict[str, float]]:
         """What share of the time each operator outside the tables has, in batches (prompt tokens, decodes, context)."""
-        origins = self.times.origins(self.operators)
-        names = sorted(name for name, origin in origins.items() if origin == FALLBACK)
-        stages = {name: self.compiled(Fallback(self.times, name)) for name in names}
+        names = sorted(name for name, origin in self.times.origins(self.operators).items() if origin == FALLBACK)
+        stages = {name: self.compiled(Only(self.times, FALLBACK, name)) for name in names}
+        everything = self.compiled(self.times)
         shares: dict[str, dict[str, float]] = {}
         for tokens, decodes, context in batches:
             chunks = ((tokens, 0),) if tokens else ()
             batch = (chunks, decodes, decodes * context, context, context)
-            whole = sum(stage.piece(*batch)[0] for stage in self.stages)
+            whole = sum(stage.piece(*batch)[0] for stage in everything)
             parts = {name: sum(stage.piece(*batch)[0] for stage in of) / whole for name, of in stages.items()}
             label = f"prefill of {tokens}" if tokens else f"{decodes} decodes at {context}"
             shares[label] = {name: round(share, 4) for name, share in parts.items() if share}
         return shares
 
 
-class Fallback:
-    """Seconds of the operators that a table set does not cover; everything else takes none.
+class Only:
+    """Seconds of the operators whose time has one origin, or of the one of them called `name`; the rest takes none."""
 
-    name : of one such operator, or None for all of them.
-    """
-
-    def __init__(self, times: TableTimes, name: str | None = None) -> None:
-        self._times, self._name = times, name
+    def __init__(self, times: TableTimes, origin: str, name: str | None = None) -> None:
+        self._times, self._origin, self._name = times, origin, name
 
     def rows(self, operator: RowOperator, rows: int) -> Timing:
-        counts = self._counts(operator.name) and not self._times.covers(operator)
-        return self._times.rows(operator, rows) if counts else (0.0, 0.0)
+        counts = self._counts(operator.name, self._times.origin(operator))
+        return self._times.rows(operator, rows) if counts else _NONE
 
     def collective(self, operator: Collective, rows: int) -> Timing:
-        counts = self._counts(operator.name) and not self._times.covers(operator)
-        return self._times.collective(operator, rows) if counts else (0.0, 0.0)
+        counts = self._counts(operator.name, self._times.origin(operator))
+        return self._times.collective(operator, rows) if counts else _NONE
 
     def attention(self, operator: AttentionCall) -> Timing:
-        return self._times.attention(operator) if self._counts("decode_attention") else (0.0, 0.0)
+        return self._times.attention(operator) if self._decodes(operator) else _NONE
 
     def decode(self, operator: AttentionCall, decodes: int) -> Curve:
-        counts = self._counts("decode_attention") and not self._times.decodes(operator)
-        return self._times.decode(operator, decodes) if counts else _NOTHING
+        return self._times.decode(operator, decodes) if self._decodes(operator) else _NOTHING
 
     def prefill(self, operator: AttentionCall, tokens: int) -> Curve:
-        counts = self._counts("prefill_attention") and not self._times.prompts(operator)
-        return self._times.prefill(operator, tokens) if counts else _NOTHING
+        return self._times.prefill(operator, tokens) if self._prompts(operator) else _NOTHING
 
     def together(self, operator: AttentionCall, parts: int, tokens: int) -> Timing:
-        counts = self._counts("prefill_attention") and not self._times.prompts(operator)
-        return self._times.together(operator, parts, tokens) if counts else (0.0, 0.0)
+        return self._times.together(operator, parts, tokens) if self._prompts(operator) else _NONE
 
     def describe(self, operators: Sequence[StageOperators]) -> dict[str, object]:
         return self._times.describe(operators)
 
-    def _counts(self, name: str) -> bool:
-        return self._name in (None, name)
+    def _decodes(self, operator: AttentionCall) -> bool:
+        return self._counts("decode_attention", self._times.decode_origin(operator))
+
+    def _prompts(self, operator: AttentionCall) -> bool:
+        return self._counts("prefill_attention", self._times.prefill_origin(operator))
+
+    def _counts(self, name: str, origin: str) -> bool:
+        return origin == self._origin and self._name in (None, name)

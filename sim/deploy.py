@@ -10,12 +10,13 @@ from typing import Any
 from ..configs.catalog import find_hardware, find_model
 from ..configs.device import HardwareCard, Link
 from ..configs.engine import EnginePreset, PolicyChoice, find_engine, policy_name
-from ..configs.model import ModelCard, MoE, Parallelism
+from ..configs.model import ModelCard, MoE, Parallelism, quantized
 from ..configs.plan import LinkOverride, Links, Plan, Pool
 from ..costmodels.base import CostModel, ticks
+from ..costmodels.choice import ROOFLINE, cost_model
 from ..costmodels.host import HostOverhead
+from ..costmodels.launch import Launch
 from ..costmodels.memory import KVCapacity, kv_capacity
-from ..costmodels.roofline import Roofline
 from ..costmodels.transfer import swap_seconds
 from ..errors import InputError, unknown_name
 from ..traces.table import PrefixBlocks
@@ -134,6 +135,8 @@ def make_router(plan: Plan) -> Router:
 def _deploy(plan: Plan, pool: Pool, where: str) -> Deployment:
     preset = find_engine(_card(plan, pool.engine or plan.engine), f"{where}.engine" if pool.engine else "engine")
     model = find_model(_card(plan, pool.model or plan.model), f"{where}.model" if pool.model else "model")
+    if pool.quantization:
+        model = quantized(model, pool.quantization, f"{where}.quantization")
     hardware = _with_links(find_hardware(_card(plan, pool.hardware), f"{where}.hardware"), plan.links)
     parallel = Parallelism(
         pool.tensor_parallel_size, pool.pipeline_parallel_size, pool.data_parallel_size, pool.enable_expert_parallel
@@ -148,14 +151,11 @@ def _deploy(plan: Plan, pool: Pool, where: str) -> Deployment:
             block_size=limits.block_size,
             kv_cache_dtype=pool.kv_cache_dtype,
         )  # fmt: skip
-        cost = Roofline(
-            model, hardware,
-            tensor_parallel_size=pool.tensor_parallel_size,
-            pipeline_parallel_size=pool.pipeline_parallel_size,
-            data_parallel_size=pool.data_parallel_size,
-            enable_expert_parallel=pool.enable_expert_parallel,
+        cost = cost_model(
+            _tables(plan, pool.cost or plan.cost), model, hardware, parallel,
             kv_cache_dtype=pool.kv_cache_dtype,
-            host=HostOverhead(preset.host_seconds, preset.host_seconds_per_sequence),
+            host=HostOverhead(preset.host_seconds, preset.host_seconds_per_sequence, preset.async_scheduling),
+            launch=Launch(preset.max_cudagraph_capture_size, preset.prompts_in_graphs, preset.kernel_seconds),
         )  # fmt: skip
     except InputError as error:
         raise error.at(where) from None
@@ -166,6 +166,11 @@ def _card(plan: Plan, name: str) -> str:
     """A card's path in a plan starts at the plan's folder; a name stays a name."""
     beside = Path(plan.folder) / name
     return str(beside) if Path(name).suffix and beside.exists() else name
+
+
+def _tables(plan: Plan, source: str) -> str:
+    """A table set's path starts at the plan's folder."""
+    return source if source == ROOFLINE else str(Path(plan.folder) / Path(source).expanduser())
 
 
 def _with_links(hardware: HardwareCard, links: Links) -> HardwareCard:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from simpy.events import Event
 
-from ..costmodels.base import CostModel
+from ..costmodels.base import CostModel, Piece
 from .cohort import Cohort
 from .core import FOREVER, Request, Step
 from .events import Clock, Moment, Turn
@@ -39,6 +39,9 @@ class Domain:
         self.cost = cost
         self._piece = cost.stages[0].piece
         self._host_ticks = cost.host
+        self.meters = dict.fromkeys(cost.meters, 0)
+        self._meter_pieces = [stages[0].piece for stages in cost.meters.values()]
+        self._metered: list[Piece] = []
         self.gone = gone
         self.swap_ticks = swap_ticks
         self.leaps = recorder.leaps[number]
@@ -161,6 +164,9 @@ class Domain:
         base, slope, limit, self._outside = self._piece(chunks, decodes, context_sum, low, high)
         if step.iterations < limit:
             limit = step.iterations
+        if self._meter_pieces:
+            self._metered = [meter(chunks, decodes, context_sum, low, high) for meter in self._meter_pieces]
+            limit = min(limit, *(valid for _, _, valid, _ in self._metered))
         if chunks:
             limit = min(limit, self._price_alone(batch, decodes, context_sum, low, high))
         else:
@@ -251,6 +257,8 @@ class Domain:
                 request.phase_host += host
         self.busy += total
         self.outside += self._outside * k
+        for name, (base, slope, _, _) in zip(self.meters, self._metered, strict=False):
+            self.meters[name] += span(base, slope, k)
         self._log(batch, k, start, self.base, self.slope)
         pure, growth = self._pure
         done = self.rank.complete(batch, k, start, total, pure if k == 1 else span(pure, growth, k), host)

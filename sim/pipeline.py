@@ -101,6 +101,8 @@ class PipelineDomain(Domain):
             self._stage_free[number] = ready
             self.busy += duration
             self.outside += outside
+            for name, stages in cost.meters.items():
+                self.meters[name] += stages[number].piece(batch.chunks, decodes, context_sum, low, high)[0]
             if decodes:
                 pure += stage.piece((), decodes, context_sum, low, high)[0]
             for i, chunk in enumerate(batch.chunks):

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ..configs.slo import SLO
 from ..costmodels.base import TICKS_PER_SECOND
+from ..costmodels.energy import busy_watts, idle_watts
+from ..costmodels.measured import ORIGINS
 from ..costmodels.price import price_per_million_tokens
 from ..errors import InputError
 from .attainment import attainment, groups
+from .deploy import Deployment
 from .metrics import Finished, summary
 from .overload import overload_verdict
-from .run import Run
+from .run import EngineInfo, Run
 
 
 def package_version() -> str:
@@ -106,4 +110,29 @@ def _pool(run: Run, number: int) -> dict[str, Any]:
         "usd_per_hour": d.usd_per_hour,
         "busy_share": [e.busy / e.stages / run.duration if span else 0.0 for e in engines],
         "cost_model": d.cost.describe(),
+        "time_shares": time_shares(engines),
+        "energy": _energy(run, d, engines),
     }
+
+
+def time_shares(engines: Sequence[EngineInfo]) -> dict[str, float] | None:
+    """What share of the operators' time was measured, derived from measurements, or fell back to the roofline; None
+    where nothing was measured."""
+    ticks = {origin: sum(e.meters.get(origin, 0) for e in engines) for origin in ORIGINS}
+    total = sum(ticks.values())
+    return {origin: part / total for origin, part in ticks.items()} if total else None
+
+
+def _energy(run: Run, d: Deployment, engines: Sequence[EngineInfo]) -> dict[str, Any] | None:
+    """Joules of the pool's accelerators; None where their power is unknown. While kernels run it is as measured with
+    them, or that assumed of a busy device; else what a waiting device draws."""
+    running, idle = busy_watts(d.hardware), idle_watts(d.hardware)
+    if running is None or idle is None:
+        return None
+    ranks = d.pool.tensor_parallel_size  # an engine's ticks are summed over its pipeline stages
+    busy = ranks * sum(e.busy for e in engines) / TICKS_PER_SECOND
+    measured = "energy" in d.cost.meters
+    metered = ranks * sum(e.meters.get("energy", 0) for e in engines) / TICKS_PER_SECOND
+    active = metered if measured else busy * running
+    waiting = max(0.0, d.pool.accelerators * run.duration / TICKS_PER_SECOND - busy) * idle
+    return {"label": "measured" if measured else "assumed power", "active_joules": active, "idle_joules": waiting}

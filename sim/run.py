@@ -49,6 +49,7 @@ class EngineInfo:
     outside: int
     preemptions: int
     stages: int
+    meters: dict[str, int]  # sums of the cost model's meters
 
 
 @dataclass
@@ -87,6 +88,7 @@ def run(
     horizon: float = inf,
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
+    deployments: list[Deployment] | None = None,
 ) -> Run:
     """Replay `table` on `plan`.
 
@@ -98,6 +100,7 @@ def run(
     horizon : seconds after which the run stops; whoever has not ended then is "unfinished".
     checkpoint : where to save the state now and then, and to go on from if there is one.
     progress : called now and then; a `KeyboardInterrupt` ends the run early and keeps what is finished.
+    deployments : what `deploy(plan)` gave, maybe changed.
 
     Raises `InputError` for a plan that cannot start or a table without requests.
     """
@@ -107,7 +110,7 @@ def run(
         raise InputError("clients.closed_loop", "given together with a closed-loop trace", "one of the two")
     if loop:
         users, think_time = loop.users, np.full(len(table), loop.think_time)
-    deployments = deploy(plan)
+    deployments = deployments or deploy(plan)
     if oracle and any(d.lockstep for d in deployments):
         raise InputError("oracle", "data-parallel ranks in lockstep", "a plan without them; the oracle walks one rank")
     trace = TraceColumns(table)
@@ -313,5 +316,5 @@ def _info(replica: Replica, domain: Any) -> EngineInfo:
     rank = domain.rank
     return EngineInfo(
         replica.id, replica.pool, rank.total_blocks, getattr(domain, "busy", 0), getattr(domain, "outside", 0),
-        rank.preemptions, len(domain.cost.stages),
+        rank.preemptions, len(domain.cost.stages), getattr(domain, "meters", {}),
     )  # fmt: skip

@@ -94,7 +94,8 @@ def read(
     root = installed() if path is None else path
     found = list(sources(root))
     if not found:
-        raise InputError(str(root), "no tables of aiconfigurator", "files like gemm_perf.parquet or gemm.vllm0.24.0.parquet")
+        expected = "files like gemm_perf.parquet or gemm.vllm0.24.0.parquet"
+        raise InputError(str(root), "no tables of aiconfigurator", expected)
     gpu = _one(root, "gpu", gpu, {source.gpu for source in found})
     found = [source for source in found if source.gpu == gpu]
     engine = _one(root, "engine", engine, {source.engine for source in found} - {"nccl"})
@@ -108,9 +109,10 @@ def read(
             dropped += twice
             tables[table.kind] = _joined(tables.get(table.kind), table)
     versions = sorted({source.version for source in files.values() if source.engine == engine})
+    paths = sorted(source.path.relative_to(root).as_posix() for source in files.values())
     provenance = Provenance(
         gpu=gpu,
-        source="ai-dynamo/aiconfigurator, " + ", ".join(sorted(f.path.relative_to(root).as_posix() for f in files.values())),
+        source="ai-dynamo/aiconfigurator, " + ", ".join(paths),
         licence="Apache-2.0 (NVIDIA)",
         hardware=_CARDS.get(gpu),
         engine=f"{engine} {', '.join(versions)}",
@@ -176,7 +178,8 @@ def _joined(before: Table | None, table: Table) -> Table:
     if before is None:
         return table
     columns = {name: np.concatenate([before.columns[name], table.columns[name]]) for name in table.columns}
-    return Table(table.kind, columns, np.concatenate([before.values, table.values]))
+    power = None if before.watts is None or table.watts is None else np.concatenate([before.watts, table.watts])
+    return Table(table.kind, columns, np.concatenate([before.values, table.values]), power)
 
 
 # -- one operator ------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -53,6 +53,7 @@ class LinearStage:
 class LinearCost:
     extremes = True
     label = "test"
+    meters: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, stages: int = 1, host_ticks: int = 40_000_000) -> None:
         self.stages = [LinearStage() for _ in range(stages)]
@@ -256,6 +257,7 @@ class EvenCost:
 
     extremes = False
     label = "test"
+    meters: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, ticks: int, ticks_each: int = 0) -> None:
         self.ticks, self.ticks_each = ticks, ticks_each
