@@ -71,6 +71,7 @@ def _number(kind: type, expected: str) -> Callable[[str], Any]:
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line; imports no more than argparse needs."""
+    from .costmodels import commands as costmodel_commands
     from .sim import commands as sim_commands
     from .traces import commands as trace_commands
 
@@ -82,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
     sim_commands.add_arguments(subparsers)
     trace_commands.add_arguments(subparsers)
+    costmodel_commands.add_arguments(subparsers)
     return parser
 
 

@@ -26,8 +26,10 @@ class Prefill:
     def __init__(self, alone: Grid, batch: Grid | None, decode: Curve | None) -> None:
         self._alone, self._batch, self._decode = alone, batch, decode
         self.derived = all(len(below.xs) == 1 for below in alone.below)
-        nothing: Array = np.array([])
-        self._lengths, self._full = _refined(alone) if self.derived else (nothing, nothing)
+        self._lengths: Array = np.array([])
+        self._full: Array = np.array([])
+        if self.derived:
+            self._lengths, self._full = _refined(alone)
         self._floor = alone.at(alone.xs[0], 0)[0]
 
     def part(self, tokens: int) -> Curve:

@@ -5,6 +5,7 @@ docs/cost-tables.md describes the kinds and their columns; `tablefile` reads and
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -237,6 +238,26 @@ class TableSet:
         rows = table.where(**labels) if table else None
         return rows if rows else None
 
+    def joined(self, other: TableSet) -> TableSet:
+        """The kinds of both, with the provenance of this one and the other's sources beside it.
+
+        Raises InputError where both hold a kind, or where they were measured on different hardware.
+        """
+        mine, others = self.provenance, other.provenance
+        both = set(self.kinds) & set(other.kinds)
+        if both:
+            raise InputError(other.where, f"{', '.join(sorted(both))}, also in {self.where}", "each kind in one source")
+        if None not in (mine.hardware, others.hardware) and mine.hardware != others.hardware:
+            raise InputError(other.where, f"tables of {others.hardware}", f"{mine.hardware}, as in {self.where}")
+        joined = dataclasses.replace(
+            mine,
+            source=f"{mine.source}; {others.source}",
+            licence=mine.licence if mine.licence == others.licence else f"{mine.licence}; {others.licence}",
+            model=mine.model or others.model,
+            notes=(*mine.notes, *others.notes),
+        )
+        return TableSet(joined, {**self._tables, **other._tables}, self.where)
+
     def fingerprint(self) -> str:
         """SHA-256 of all tables, first 16 hex digits."""
         digest = hashlib.sha256()
@@ -255,10 +276,11 @@ class TableSet:
             table = self.get(kind)
             assert table is not None
             spec, columns = KINDS[kind], table.columns
+            labels = spec.labels
             described[kind] = {
                 "rows": len(table),
                 "power": table.watts is not None,
-                "labels": {name: np.unique(columns[name]).tolist() for name in spec.labels},
+                "labels": {name: list(map(label, np.unique(columns[name]).tolist())) for name, label in labels.items()},
                 "axes": {
                     name: {"points": len(np.unique(columns[name])), "from": float(columns[name].min()),
                            "to": float(columns[name].max())}

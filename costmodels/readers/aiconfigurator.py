@@ -84,9 +84,9 @@ def read(
 ) -> TableSet:  # fmt: skip
     """The tables of one GPU and engine version as one set.
 
-    path : a folder; None: those of the installed package. gpu, engine, version : which of the tables there, needed
-        where there are several; of versions the latest counts. power : the tables that were measured with power, where
-        a version has both.
+    path : a folder; None: those of the installed package. gpu (as there, or our card's name), engine, version : which
+        of the tables there, needed where there are several; of versions the latest counts.
+    power : the tables that were measured with power, where a version has both.
 
     Of rows with the same keys (one a kernel) the fastest is kept, as an engine chooses; the provenance says how many.
     Raises InputError where the folder holds no such tables, or several of what was not named.
@@ -96,7 +96,7 @@ def read(
     if not found:
         expected = "files like gemm_perf.parquet or gemm.vllm0.24.0.parquet"
         raise InputError(str(root), "no tables of aiconfigurator", expected)
-    gpu = _one(root, "gpu", gpu, {source.gpu for source in found})
+    gpu = _one(root, "gpu", next((g for g in _CARDS if _CARDS[g] == gpu), gpu), {source.gpu for source in found})
     found = [source for source in found if source.gpu == gpu]
     engine = _one(root, "engine", engine, {source.engine for source in found} - {"nccl"})
     files = _latest([source for source in found if source.engine == engine], version, power, root)
