@@ -17,6 +17,8 @@ BUILT_IN = {
         "orca": "orca:Orca",
         "sarathi": "sarathi:Sarathi",
         "static": "static_batching:StaticBatching",
+        "sglang": "sglang:Sglang",
+        "trtllm": "trtllm:Trtllm",
     },
     "queue": {
         "fcfs": "fcfs:Fcfs",
@@ -26,6 +28,8 @@ BUILT_IN = {
     "kv": {
         "recompute": "recompute:Recompute",
         "swap": "swap:Swap",
+        "no_evict": "no_evict:NoEvict",
+        "sglang_retract": "sglang_retract:SglangRetract",
     },
     "router": {
         "random": "random_choice:RandomChoice",

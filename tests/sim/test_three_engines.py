@@ -38,6 +38,16 @@ POLICIES = {
     },
     "orca": {"batch": "orca", "max_model_len": 512},
     "static": {"batch": "static", "max_model_len": 512, "max_num_batched_tokens": 2048},
+    "sglang": {"batch": "sglang", "max_model_len": 512, "max_num_batched_tokens": 192},
+    "sglang mixed, whole prompts": {
+        "batch": "sglang", "batch_parameters": {"mixed_chunk": True}, "enable_chunked_prefill": False,
+        "max_model_len": 512, "max_num_batched_tokens": 512,
+    },
+    "sglang retracts": {
+        "batch": "sglang", "kv": "sglang_retract", "kv_parameters": {"max_new_tokens": 1, "new_token_ratio": 0.0},
+    },
+    "trtllm": {"batch": "trtllm", "max_model_len": 512, "enable_chunked_prefill": False, "max_num_batched_tokens": 512},
+    "trtllm chunked": {"batch": "trtllm", "max_model_len": 512},
 }  # fmt: skip
 
 
@@ -80,13 +90,13 @@ def test_leap_is_step_by_step_is_the_oracle(lab, name, variant):
     setup = lab.Setup(**POLICIES[name])
     rate, burst = 50.0, False
     if variant == "tight memory":
-        setup.blocks = max(70, setup.max_model_len // 16 if setup.batch in ("orca", "static") else 0)
+        setup.blocks = max(70, setup.max_model_len // 16 if setup.batch in ("orca", "static", "trtllm") else 0)
         rate = 90.0
     elif variant == "three replicas":
         setup.replicas, rate, setup.router = 3, 150.0, "most_free_kv"
     elif variant == "two stages":
         setup.stages = 1 if setup.ahead else 2
-        setup.blocks = 90 if setup.batch not in ("orca", "static") else 200
+        setup.blocks = 90 if setup.batch not in ("orca", "static", "trtllm") else 200
     elif variant == "impatient":
         setup.timeout, setup.first_token_timeout, setup.retries, rate = 0.6, 0.3, 2, 120.0
         setup.blocks = 120
