@@ -64,7 +64,6 @@ class EnginePreset:
     gpu_memory_utilization: float = 0.9
     enable_chunked_prefill: bool = True
     enable_prefix_caching: bool = False
-    async_scheduling: bool = False
     swap_space: float = 0.0
     note: str = ""
 

@@ -57,8 +57,11 @@ class CostModel(Protocol):
     stages: Sequence[StageCost]  # one a pipeline stage, first to last
     extremes: bool  # whether `piece` looks at context_min and context_max
     label: str  # "estimated", "measured" or what a report should call it
-    # Further stages whose pieces are summed up along with the time: parts of it by origin, 2**-36 joules of a rank.
-    meters: Mapping[str, Sequence[StageCost]]
+
+    @property
+    def meters(self) -> Mapping[str, Sequence[StageCost]]:
+        """Further stages whose pieces are summed up along with the time: parts of it by origin, 2**-36 J of a rank."""
+        ...
 
     def hop(self, tokens: int) -> int:
         """Ticks to hand the activations of `tokens` tokens to the next pipeline stage."""

@@ -2,8 +2,7 @@
 
 Source: vllm-project/vllm `v1/core/sched/async_scheduler.py` and `EngineCore.step_with_batch_queue`. What a batch will
 do is known when it starts, so its tokens are booked then and the next decision builds on them; only the slots and
-blocks of requests that end with it stay taken until it has ended. An arrival, too, waits one iteration longer, and in
-return host time shows only where it is longer than the batch before.
+blocks of requests that end with it stay taken until it has ended, and an arrival waits one iteration longer.
 
 Assumed: a request that reaches its length is known beforehand not to need another iteration (vLLM knows it from
 `max_tokens`; a stop token would cost it one more, in vain).
@@ -22,8 +21,6 @@ from .leap import first_boundary, span
 
 class AheadDomain(Domain):
     """A domain whose boundaries are the starts of its iterations: there it decides what runs after them."""
-
-    ahead = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

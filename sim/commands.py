@@ -247,12 +247,12 @@ def _repeat(args: argparse.Namespace, plan: Plan, slo: SLO | None, workload: Wor
 
 def _checkpoint(args: argparse.Namespace, plan: Plan, workload: Workload, seed: int) -> Checkpoint:
     """Where this run's state is saved, and what makes it this run's."""
-    from .. import __version__
     from .checkpoint import Checkpoint
+    from .report import package_version
 
     identity = {
-        "version": __version__, "plan": plan.fingerprint(), "trace": workload.requests.fingerprint(), "seed": seed,
-        "users": workload.users, "step_by_step": args.step_by_step,
+        "version": package_version(), "plan": plan.fingerprint(), "trace": workload.requests.fingerprint(),
+        "seed": seed, "users": workload.users, "step_by_step": args.step_by_step,
     }  # fmt: skip
     return Checkpoint(args.out / ".checkpoint", identity, args.checkpoint)
 

@@ -154,7 +154,10 @@ def _deploy(plan: Plan, pool: Pool, where: str) -> Deployment:
         cost = cost_model(
             _tables(plan, pool.cost or plan.cost), model, hardware, parallel,
             kv_cache_dtype=pool.kv_cache_dtype,
-            host=HostOverhead(preset.host_seconds, preset.host_seconds_per_sequence, preset.async_scheduling),
+            host=HostOverhead(
+                preset.host_seconds, preset.host_seconds_per_sequence,
+                overlapped=_first(pool.async_scheduling, preset.async_scheduling),
+            ),
             launch=Launch(preset.max_cudagraph_capture_size, preset.prompts_in_graphs, preset.kernel_seconds),
         )  # fmt: skip
     except InputError as error:

@@ -26,8 +26,6 @@ class Domain:
     step_by_step : never leap, but assert at each iteration the promises that would have allowed it.
     """
 
-    ahead = False  # whether a batch is decided while the one before it runs: see `asynchronous.AheadDomain`
-
     def __init__(
         self, env: Clock, turn: Turn, place: int, rank: Rank, cost: CostModel, recorder: Recorder, number: int,
         gone: Callable[[Request, int], None], swap_ticks: int = 0, step_by_step: bool = False,
@@ -52,8 +50,7 @@ class Domain:
         self.outside = 0  # accelerator ticks that rest on look-ups outside what was measured
         self.batch: Batch | None = None  # in flight
         self.step = Step()
-        self.start = self.base = self.slope = self.iterations = 0
-        self._host = self._host_slope = 0  # ticks of host time of the leap's first iteration, and how they change
+        self.start = self.base = self.slope = self.iterations = self._host = 0
         self._outside = 0
         self._pure = (0, 0)  # piece of the batch's decodes with nothing beside them
         self._own: list[tuple[int, int]] = []  # pieces of its prompt parts, each alone
@@ -174,13 +171,7 @@ class Domain:
         if self._witness:
             self._witness.check(step, rank.preempted, base, slope, limit)
             limit = 1
-        host, host_slope = self._host_ticks(decodes + len(chunks)), 0
-        if self.ahead:  # the host did this while the batch before was running; only what is left over shows
-            host = max(0, host - base)
-            if host and slope:
-                limit = min(limit, host // slope + 1)
-                host_slope, slope = -slope, 0
-        self._host, self._host_slope = host, host_slope
+        self._host = host = self._host_ticks(decodes + len(chunks))
         base += host
         if batch.swapped_blocks:
             base += batch.swapped_blocks * self.swap_ticks
@@ -250,7 +241,7 @@ class Domain:
         """Book the leap that ends now."""
         k, start = self.iterations, self.start
         total = now - start
-        host = span(self._host, self._host_slope, k)
+        host = self._host * k
         if batch.parts:
             for (request, _), (alone, growth) in zip(batch.parts, self._own, strict=True):
                 request.own += alone if k == 1 else span(alone, growth, k)

@@ -232,8 +232,6 @@ class ListEngine:
         contexts += [sum(contexts) // len(contexts)] * step.ghosts if contexts else []
         host = self.cost.host(len(contexts) + len(chunks))
         context = (len(contexts), sum(contexts), min(contexts, default=0), max(contexts, default=0))
-        if self.ahead:
-            host = max(0, host - self.cost.stages[0].piece(chunks, *context)[0])
         ready = self.begin + host + self.swapped_blocks * self.swap_ticks
         self.swapped_blocks = 0
         pure, own = 0, [0] * len(chunks)

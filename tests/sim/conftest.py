@@ -55,15 +55,14 @@ class LinearCost:
     label = "test"
     meters: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, stages: int = 1, host_ticks: int = 40_000_000) -> None:
+    def __init__(self, stages: int = 1) -> None:
         self.stages = [LinearStage() for _ in range(stages)]
-        self.host_ticks = host_ticks
 
     def hop(self, tokens: int) -> int:
         return 1_000_000 + 900 * tokens
 
     def host(self, sequences: int) -> int:
-        return self.host_ticks + 300_000 * sequences
+        return 40_000_000 + 300_000 * sequences
 
 
 @dataclass
@@ -95,7 +94,6 @@ class Setup:
     cancel_after: Any = None
     view_age: int = 0
     ahead: bool = False
-    host: int = 40_000_000  # ticks an iteration
     caching: str = ""  # "" = no prefix caching, "runs" = the engine's store, "plain" = the list of single blocks below
 
 
@@ -285,7 +283,7 @@ def simulate(
     cluster = Cluster(env, TraceColumns(table), recorder)
     if setup.queue == "sjf":
         cluster.estimate = float  # an oracle
-    cost = cost or LinearCost(setup.stages, setup.host)
+    cost = cost or LinearCost(setup.stages)
     limits = Limits(
         setup.max_num_seqs, setup.max_num_batched_tokens, setup.max_model_len, setup.block_size,
         setup.enable_chunked_prefill, setup.long_prefill_token_threshold, setup.fixed_blocks,

@@ -18,7 +18,6 @@ POLICIES = {
     },
     "v1 ahead": {"batch": "vllm_v1", "ahead": True},
     "v1 ahead, threshold": {"batch": "vllm_v1", "ahead": True, "long_prefill_token_threshold": 48},
-    "v1 ahead, host bound": {"batch": "vllm_v1", "ahead": True, "host": 400_000_000},
     "v1 sjf": {"batch": "vllm_v1", "queue": "sjf"},
     "v1 long prefill threshold": {"batch": "vllm_v1", "long_prefill_token_threshold": 48},
     "v1 hybrid model": {"batch": "vllm_v1", "fixed_blocks": 3},
