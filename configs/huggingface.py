@@ -34,6 +34,7 @@ _FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3_moe": {},
     "phi3": {},
     "gpt_oss": {},
+    "minimax_m2": {},
     "deepseek_v2": {},
     "deepseek_v3": {},
     "kimi_k2": {},

@@ -38,10 +38,13 @@ class Lookup:
     def grid(self, table: Table | None, *axes: str) -> Grid | Curve | None:
         return table.grid(axes, self.joules) if table else None
 
+    def _at(self, kind: str, **labels: object) -> Grid | Curve | None:
+        return self.tables.grid(kind, self.joules, **labels)
+
     def rows(self, operator: RowOperator) -> MeasuredRows | None:
         """By name where whole layers were measured, else by shape."""
         for kind in ("layer", "sequence"):
-            named = self.grid(self.tables.find(kind, operator=operator.name, tp=self.tp))
+            named = self._at(kind, operator=operator.name, tp=self.tp)
             if isinstance(named, Curve):
                 return _over(named)
         if isinstance(operator, Gemm):
@@ -50,12 +53,12 @@ class Lookup:
         if isinstance(operator, Experts):
             block = self._whole_block()
             return _active(block, operator) if block else self._experts(operator)
-        kernel = self.grid(self.tables.find("elementwise", operator=_KERNELS.get(operator.name, operator.name)))
+        kernel = self._at("elementwise", operator=_KERNELS.get(operator.name, operator.name))
         return _over(kernel, operator.row_bytes) if isinstance(kernel, Curve) else None
 
     def _gemm(self, operator: Gemm) -> MeasuredRows | None:
         """Between measured numbers of rows as measured, tile steps included; the faster of the table's kernels."""
-        grids = [self.grid(self.tables.find("gemm", dtype=dtype)) for dtype in dtypes(operator.format)]
+        grids = [self._at("gemm", dtype=dtype) for dtype in dtypes(operator.format)]
         curves = [grid.curve(operator.outputs, operator.inputs) for grid in grids if isinstance(grid, Grid)]
         return _over(reduce(lesser, curves)) if curves else None
 
@@ -77,7 +80,7 @@ class Lookup:
 
     def _whole_block(self) -> Grid | None:
         """A router and a rank's experts over (active experts, tokens), where they were measured as one block."""
-        grid = self.grid(self.tables.find("moe_layer", tp=self.tp))
+        grid = self._at("moe_layer", tp=self.tp)
         return grid if isinstance(grid, Grid) else None
 
     def collective(self, operator: Collective) -> MeasuredRows | None:

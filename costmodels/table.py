@@ -215,6 +215,7 @@ class TableSet:
     def __init__(self, provenance: Provenance, tables: Mapping[str, Table | Callable[[], Table]], where: str) -> None:
         self.provenance, self.where = provenance, where
         self._tables = dict(tables)
+        self._grids: dict[tuple[object, ...], Grid | Curve | None] = {}  # made once for all pools and stages
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -237,6 +238,14 @@ class TableSet:
         table = self.get(kind)
         rows = table.where(**labels) if table else None
         return rows if rows else None
+
+    def grid(self, kind: str, joules: float | None = None, **labels: object) -> Grid | Curve | None:
+        """The grid of a kind over its axes at these labels (`Table.grid`), or None where there are no such rows."""
+        key = (kind, joules, *labels.items())
+        if key not in self._grids:
+            rows = self.find(kind, **labels)
+            self._grids[key] = rows.grid(joules=joules) if rows else None
+        return self._grids[key]
 
     def joined(self, other: TableSet) -> TableSet:
         """The kinds of both, with the provenance of this one and the other's sources beside it.
