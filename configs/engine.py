@@ -41,7 +41,7 @@ class EnginePreset:
     """One engine version.
 
     host : seconds of host time an iteration, and a request in it; `host_source` says where they come from.
-    async_scheduling : the host prepares the next iteration while the accelerator computes this one.
+    hidden_host : the same, of what the host does while the accelerator computes.
     max_cudagraph_capture_size, prompts_in_graphs : tokens of the largest batch that runs as a captured CUDA graph, and
         whether batches with prompts may. kernel_seconds : host time to launch one operator outside a graph.
     swap_space : GiB of host memory for swapped-out blocks, an accelerator.
@@ -55,7 +55,8 @@ class EnginePreset:
     host_seconds: float
     host_seconds_per_sequence: float
     host_source: str
-    async_scheduling: bool = False
+    hidden_host_seconds: float = 0.0
+    hidden_host_seconds_per_sequence: float = 0.0
     max_cudagraph_capture_size: int = 0
     prompts_in_graphs: bool = True
     kernel_seconds: float = 0.0
@@ -69,7 +70,8 @@ class EnginePreset:
 
     def __post_init__(self) -> None:
         check(bool(self.budgets), "budgets", self.budgets, "at least one entry")
-        seconds = ("host_seconds", "host_seconds_per_sequence", "kernel_seconds")
+        host = ("host_seconds", "host_seconds_per_sequence")
+        seconds = (*host, *(f"hidden_{name}" for name in host), "kernel_seconds")
         for key in (*seconds, "max_cudagraph_capture_size", "swap_space"):
             check(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")
         check(self.block_size >= 1, "block_size", self.block_size, "at least 1 token")

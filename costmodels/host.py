@@ -10,10 +10,11 @@ from .base import ticks
 
 @dataclass(frozen=True)
 class HostOverhead:
-    """Seconds of host time an iteration needs: constant + per sequence.
+    """Seconds of host time an iteration needs, each constant + per sequence.
 
-    overlapped : the host prepares the next iteration while the accelerator computes this one (asynchronous scheduling);
-        an iteration then takes no less than this time, and otherwise so much more.
+    seconds, seconds_per_sequence : while the accelerator waits; an iteration takes so much more.
+    hidden_seconds, hidden_seconds_per_sequence : while the accelerator computes (asynchronous scheduling prepares the
+        next iteration meanwhile); an iteration takes no less.
 
     An assumption until `servecast profile` measures it, and a property of an engine version, so engine presets give the
     numbers; the default, 0, is kernel time alone. Published values: simdistserve adds 2 ms and 0.1 us a token for a Ray
@@ -22,19 +23,22 @@ class HostOverhead:
 
     seconds: float = 0.0
     seconds_per_sequence: float = 0.0
-    overlapped: bool = False
+    hidden_seconds: float = 0.0
+    hidden_seconds_per_sequence: float = 0.0
 
     def __post_init__(self) -> None:
-        for key in ("seconds", "seconds_per_sequence"):
-            check(getattr(self, key) >= 0, key, getattr(self, key), "seconds, not negative")
+        for key, value in vars(self).items():
+            check(value >= 0, key, value, "seconds, not negative")
+
+    @property
+    def hides(self) -> bool:
+        """Whether any of it is hidden behind the accelerator's work."""
+        return self.hidden_seconds > 0 or self.hidden_seconds_per_sequence > 0
 
     def added(self, sequences: int) -> int:
         """Ticks that an iteration takes on top of the accelerator's."""
-        return 0 if self.overlapped else self._ticks(sequences)
+        return ticks(self.seconds + self.seconds_per_sequence * sequences)
 
     def least(self, sequences: int) -> int:
-        """Ticks that an iteration takes at least."""
-        return self._ticks(sequences) if self.overlapped else 0
-
-    def _ticks(self, sequences: int) -> int:
-        return ticks(self.seconds + self.seconds_per_sequence * sequences)
+        """Ticks that the accelerator's part of an iteration takes at least."""
+        return ticks(self.hidden_seconds + self.hidden_seconds_per_sequence * sequences)

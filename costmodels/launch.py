@@ -75,4 +75,4 @@ class Fed:
 
 def fed(stage: StageCost, operators: int, launch: Launch, host: HostOverhead) -> StageCost:
     """The stage with what the host sets as its least time, if that is anything."""
-    return Fed(stage, operators, launch, host) if host.overlapped or launch.kernel_seconds else stage
+    return Fed(stage, operators, launch, host) if host.hides or launch.kernel_seconds else stage

@@ -19,13 +19,13 @@ from ..costmodels.launch import Launch
 from ..costmodels.transfer import kv_transfer_bytes, transfer_seconds
 from ..errors import InputError
 from ..traces.table import Floats, RequestTable
-from .bench_rows import BenchRow, Workers, left_out, plan_of, protocol_of, requests_of
+from .bench_rows import FRONT_END, BenchRow, Workers, left_out, plan_of, requests_of
 from .deploy import Deployment, deploy
 from .metrics import Finished
 from .report import time_shares
 from .run import Run, run
 
-# Constants of an engine preset, or of a client protocol (`turnaround`), by name: what a fit varies.
+# Host constants by name of an engine preset: what a fit varies.
 Constants = Mapping[str, Mapping[str, float]]
 COVERED = 0.9  # share of the operators' time that must rest on measurements for a row to count
 
@@ -70,6 +70,7 @@ def predict(row: BenchRow, hardware: str, cost: str, constants: Constants) -> Pr
             ttft, tpot, runs = *_means(whole), [whole]
     except InputError as error:
         return Prediction(row.id, reason=str(error))
+    ttft += FRONT_END * row.isl
     shares = time_shares([engine for each in runs for engine in each.engines]) or {"fallback": 1.0}
     estimated = shares.get("fallback", 0.0)
     reason = f"{estimated:.0%} of its time falls back to the roofline" if estimated > 1 - COVERED else None
@@ -79,7 +80,6 @@ def predict(row: BenchRow, hardware: str, cost: str, constants: Constants) -> Pr
 def _replay(row: BenchRow, workers: Workers, hardware: str, cost: str, constants: Constants) -> Run:
     plan = plan_from(plan_of(row, workers, hardware, cost))
     table, think = requests_of(row)
-    think = np.where(think > 0, constants.get(protocol_of(row).name, {}).get("turnaround", think), 0.0)
     return run(table, plan, users=row.users, think_time=think, deployments=_deployed(plan, constants))
 
 
@@ -91,7 +91,10 @@ def _deployed(plan: Plan, constants: Constants) -> list[Deployment]:
         priced = cost_model(
             plan.cost, d.model, d.hardware, d.cost.parallel,
             kv_cache_dtype=d.pool.kv_cache_dtype,
-            host=HostOverhead(preset.host_seconds, preset.host_seconds_per_sequence, preset.async_scheduling),
+            host=HostOverhead(
+                preset.host_seconds, preset.host_seconds_per_sequence,
+                preset.hidden_host_seconds, preset.hidden_host_seconds_per_sequence,
+            ),
             launch=Launch(preset.max_cudagraph_capture_size, preset.prompts_in_graphs, preset.kernel_seconds),
         )  # fmt: skip
         deployments.append(dataclasses.replace(d, preset=preset, cost=priced))

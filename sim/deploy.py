@@ -156,7 +156,7 @@ def _deploy(plan: Plan, pool: Pool, where: str) -> Deployment:
             kv_cache_dtype=pool.kv_cache_dtype,
             host=HostOverhead(
                 preset.host_seconds, preset.host_seconds_per_sequence,
-                overlapped=_first(pool.async_scheduling, preset.async_scheduling),
+                preset.hidden_host_seconds, preset.hidden_host_seconds_per_sequence,
             ),
             launch=Launch(preset.max_cudagraph_capture_size, preset.prompts_in_graphs, preset.kernel_seconds),
         )  # fmt: skip
