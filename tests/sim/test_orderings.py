@@ -104,7 +104,7 @@ def test_the_gap_in_tbt_widens_as_prompts_lengthen(other):
     assert gap["papers"] > 1.5 * gap["chat"]
 
 
-RATES = (0.5, 0.7, 1.0, 1.4, 2.0)
+RATES = (0.5, 0.7, 1.1, 1.6, 2.3)
 
 
 def capacity(engine, limit, **pool):
