@@ -154,7 +154,7 @@ def test_a_smaller_token_budget_trades_ttft_for_tbt(engine):
     runs = [busy("chat", engine, max_num_batched_tokens=budget, max_num_seqs=128) for budget in (256, 512, 1024, 2048)]
     assert rises([r.p99_itl_ms for r in runs], 1.2)
     assert rises([-r.median_ttft_ms for r in runs])
-    assert runs[0].median_ttft_ms > 1.5 * runs[-1].median_ttft_ms
+    assert runs[0].median_ttft_ms > 1.25 * runs[-1].median_ttft_ms
 
 
 def test_a_larger_budget_raises_the_throughput_of_v1_where_prompts_dominate():
@@ -273,7 +273,7 @@ def test_priority_serves_the_high_first():
     pool = {"max_model_len": 4096, "max_num_seqs": 24}
     fair, ranked = (serve(table, "vllm-0.19", queue=queue, **pool) for queue in ("fcfs", "priority"))
     wait = {name: r.scheduled - r.arrival for name, r in (("fair", fair), ("ranked", ranked))}
-    assert wait["ranked"][urgent].mean() < 0.1 * wait["ranked"][~urgent].mean()
+    assert wait["ranked"][urgent].mean() < 0.25 * wait["ranked"][~urgent].mean()
     assert wait["ranked"][urgent].mean() < 0.2 * wait["fair"][urgent].mean()
     assert wait["ranked"][~urgent].mean() > wait["fair"][~urgent].mean()  # somebody pays
 
