@@ -13,6 +13,7 @@ from typing import Any, Literal
 from ..errors import InputError
 from .catalog import find
 from .engine import PolicyChoice
+from .model import Parallelism
 from .strict import build, check, read_mapping
 
 LONGEST = 1e8  # seconds (three years) that any wait may take: the simulator's clock ends after four years
@@ -130,6 +131,13 @@ class Pool:
         for key, unit in not_negative.items():
             value = getattr(self, key)
             check(value is None or value >= 0, key, value, f"{unit}, not negative")
+
+    @property
+    def parallel(self) -> Parallelism:
+        """How one replica is split."""
+        return Parallelism(
+            self.tensor_parallel_size, self.pipeline_parallel_size, self.data_parallel_size, self.enable_expert_parallel
+        )
 
     @property
     def accelerators(self) -> int:

@@ -14,13 +14,12 @@ import numpy as np
 from ..configs.plan import Plan, plan_from
 from ..costmodels.base import Chunk, Piece, StageCost, ticks
 from ..costmodels.choice import cost_model
-from ..costmodels.host import HostOverhead
 from ..costmodels.launch import Launch
 from ..costmodels.transfer import kv_transfer_bytes, transfer_seconds
 from ..errors import InputError
 from ..traces.table import Floats, RequestTable
 from .bench_rows import FRONT_END, BenchRow, Workers, left_out, plan_of, requests_of
-from .deploy import Deployment, deploy
+from .deploy import Deployment, deploy, host_overhead
 from .metrics import Finished
 from .report import time_shares
 from .run import Run, run
@@ -87,14 +86,12 @@ def _deployed(plan: Plan, constants: Constants) -> list[Deployment]:
     """The plan's pools, with an engine's constants replaced where some are given."""
     deployments = []
     for d in deploy(plan):
-        preset = dataclasses.replace(d.preset, **constants.get(d.preset.name, {}))
+        changes: Mapping[str, Any] = constants.get(d.preset.name, {})
+        preset = dataclasses.replace(d.preset, **changes)
         priced = cost_model(
-            plan.cost, d.model, d.hardware, d.cost.parallel,
+            plan.cost, d.model, d.hardware, d.pool.parallel,
             kv_cache_dtype=d.pool.kv_cache_dtype,
-            host=HostOverhead(
-                preset.host_seconds, preset.host_seconds_per_sequence,
-                preset.hidden_host_seconds, preset.hidden_host_seconds_per_sequence,
-            ),
+            host=host_overhead(preset, preset.async_scheduling),
             launch=Launch(preset.max_cudagraph_capture_size, preset.prompts_in_graphs, preset.kernel_seconds),
         )  # fmt: skip
         deployments.append(dataclasses.replace(d, preset=preset, cost=priced))
@@ -123,7 +120,8 @@ def _apart(
     first = dataclasses.replace(table, output_tokens=np.ones(len(table), np.int64))
     plans = [plan_from(plan_of(row, workers, hardware, cost)) for workers in (row.workers, decode)]
     [prefills], [decodes] = (_deployed(plan, constants) for plan in plans)
-    decodes = dataclasses.replace(decodes, cost=_FreePrompts(decodes.cost))
+    free: Any = _FreePrompts(decodes.cost)
+    decodes = dataclasses.replace(decodes, cost=free)
     card, ranks = decodes.hardware, decode.tensor_parallel_size
     size = kv_transfer_bytes(decodes.model, row.isl, decodes.pool.kv_cache_dtype)
     moved = transfer_seconds(size, card.network, ranks=ranks, share=card.achieved.link)

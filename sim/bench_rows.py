@@ -230,7 +230,7 @@ def requests_of(row: BenchRow) -> tuple[RequestTable, Floats]:
     of all users reach it at once."""
     number = protocol_of(row).requests * row.users
     prompts, answers = (_lengths(row, name, number, size) for name, size in (("isl", row.isl), ("osl", row.osl)))
-    think = prompts * FRONT_END
+    think: Floats = (prompts * FRONT_END).astype(np.float64)
     think[: row.users] = 0.0
     return RequestTable(np.zeros(number), prompts, answers, source=Source(name=row.id)), think
 

@@ -10,7 +10,7 @@ from typing import Any
 from ..configs.catalog import find_hardware, find_model
 from ..configs.device import HardwareCard, Link
 from ..configs.engine import EnginePreset, PolicyChoice, find_engine, policy_name
-from ..configs.model import ModelCard, MoE, Parallelism, quantized
+from ..configs.model import ModelCard, MoE, quantized
 from ..configs.plan import LinkOverride, Links, Plan, Pool
 from ..costmodels.base import CostModel, ticks
 from ..costmodels.choice import ROOFLINE, cost_model
@@ -138,9 +138,7 @@ def _deploy(plan: Plan, pool: Pool, where: str) -> Deployment:
     if pool.quantization:
         model = quantized(model, pool.quantization, f"{where}.quantization")
     hardware = _with_links(find_hardware(_card(plan, pool.hardware), f"{where}.hardware"), plan.links)
-    parallel = Parallelism(
-        pool.tensor_parallel_size, pool.pipeline_parallel_size, pool.data_parallel_size, pool.enable_expert_parallel
-    )
+    parallel = pool.parallel
     limits = _limits(pool, preset, model, hardware, where)
     try:
         capacity = kv_capacity(
@@ -154,15 +152,23 @@ def _deploy(plan: Plan, pool: Pool, where: str) -> Deployment:
         cost = cost_model(
             _tables(plan, pool.cost or plan.cost), model, hardware, parallel,
             kv_cache_dtype=pool.kv_cache_dtype,
-            host=HostOverhead(
-                preset.host_seconds, preset.host_seconds_per_sequence,
-                preset.hidden_host_seconds, preset.hidden_host_seconds_per_sequence,
-            ),
+            host=host_overhead(preset, _first(pool.async_scheduling, preset.async_scheduling)),
             launch=Launch(preset.max_cudagraph_capture_size, preset.prompts_in_graphs, preset.kernel_seconds),
         )  # fmt: skip
     except InputError as error:
         raise error.at(where) from None
     return _sized(plan, pool, where, preset, model, hardware, limits, capacity, cost)
+
+
+def host_overhead(preset: EnginePreset, asynchronous: bool) -> HostOverhead:
+    """The host's time on an iteration; without asynchronous scheduling the accelerator waits for all of it."""
+    shown, each = preset.host_seconds, preset.host_seconds_per_sequence
+    hidden, hidden_each = preset.hidden_host_seconds, preset.hidden_host_seconds_per_sequence
+    return (
+        HostOverhead(shown, each, hidden, hidden_each)
+        if asynchronous
+        else HostOverhead(shown + hidden, each + hidden_each)
+    )
 
 
 def _card(plan: Plan, name: str) -> str:
