@@ -43,7 +43,12 @@ def write_results(run: Run, report: dict[str, Any], folder: Path) -> None:
 
 def write_json(data: dict[str, Any], path: Path) -> None:
     """A file of `json_text`."""
-    _replace(path, lambda file: file.write(f"{json_text(data)}\n".encode()))
+    write_bytes(f"{json_text(data)}\n".encode(), path)
+
+
+def write_bytes(data: bytes, path: Path) -> None:
+    """A file with these bytes, or none."""
+    _replace(path, lambda file: file.write(data))
 
 
 def json_text(data: dict[str, Any]) -> str:
