@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ class RayExecutor:
     """
 
     def __init__(self, workers: int | None, sources: Mapping[Path, Source]) -> None:
-        self._ray = _connected()
+        self._ray, self._borrowed = _connected()
         self._workers = workers
         self._attempt = self._ray.remote(max_retries=0, num_cpus=1)(attempt)  # retries are the sweep's own affair
         self._check_nodes()
@@ -52,15 +54,17 @@ class RayExecutor:
         return outcome
 
     def close(self) -> None:
-        """Stop what is running. The connection stays for the rest of the process."""
+        """Stop what is running, and leave the cluster unless this process was connected before."""
         for reference in self._jobs:
             self._ray.cancel(reference, force=True)
         self._jobs.clear()
+        if not self._borrowed:
+            self._ray.shutdown()
 
     def _check_nodes(self) -> None:
         """One try before a thousand runs fail for the same reason."""
         try:
-            theirs = self._ray.get(self._ray.remote(max_retries=2)(code).remote())
+            theirs = self._ray.get(self._ray.remote(_code).remote())
         except self._ray.exceptions.RayError as error:
             found = f"the cluster cannot run servecast ({str(error).strip().splitlines()[-1]})"
             raise InputError(_FLAG, found, "the same servecast installed on every node") from None
@@ -68,16 +72,38 @@ class RayExecutor:
             raise InputError(_FLAG, "the cluster has another servecast, Python or numpy", "the same on every node")
 
 
-def _connected() -> Any:
-    """The module `ray`, connected to a cluster."""
+def _code() -> str:
+    """`code` as a plain function, which is what Ray takes."""
+    return code()
+
+
+def _connected() -> tuple[Any, bool]:
+    """The module `ray`, connected to a cluster, and whether it was so before."""
     try:
         import ray
     except ImportError:
         raise InputError(_FLAG, "Ray is not installed", "`pip install 'servecast[distributed]'`") from None
-    if not ray.is_initialized():
+    if ray.is_initialized():
+        return ray, True
+    try:
+        _check_address()
+        ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError) as error:
+        found = f"no Ray cluster can be reached ({str(error).strip().splitlines()[0]})"
+        raise InputError(_FLAG, found, "`ray start --head` on this machine, or the cluster's RAY_ADDRESS") from None
+    return ray, False
+
+
+def _check_address() -> None:
+    """Raise `OSError` where nobody listens: Ray itself would try for a quarter of an hour, as of 2.60."""
+    from ray._private.services import canonicalize_bootstrap_address
+
+    if os.environ.get("RAY_ADDRESS", "").startswith("ray://"):  # Ray Client has a time limit of its own
+        return
+    address = canonicalize_bootstrap_address("auto")  # RAY_ADDRESS, or where the last `ray start` here left its own
+    if address:
+        host, _, port = address.rpartition(":")
         try:
-            ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR, namespace="servecast")
-        except Exception as error:  # ConnectionError, RuntimeError or ValueError, by what is wrong with the address
-            found = f"no Ray cluster can be reached ({str(error).strip().splitlines()[0]})"
-            raise InputError(_FLAG, found, "`ray start --head` on this machine, or the cluster's RAY_ADDRESS") from None
-    return ray
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+        except OSError as error:
+            raise OSError(f"{address}: {error.strerror or error}") from None

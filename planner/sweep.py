@@ -118,7 +118,7 @@ def _check_unchanged(prepared: Prepared, rows: dict[str, Row], path: Path) -> No
 
 
 def _changed(where: str, what: str) -> InputError:
-    found = f"{what} has changed since the sweep began"
+    found = f"changed since the sweep began: {what}"
     return InputError(where, found, "the same inputs to the end, or another folder for a sweep with new ones")
 
 
@@ -149,7 +149,7 @@ class Sweep:
         return Tally(len(self._status), count["done"], count["failed"], count["running"])
 
     def run(self, executor: Executor, progress: Progress | None = None) -> None:
-        """Do every run that waits, write `runs/FINGERPRINT/report.json` of each, and close the executor.
+        """Do every run that waits, and write `runs/FINGERPRINT/report.json` of each.
 
         The order in which runs end changes nothing in the folder. Raises `InputError` if an input changes meanwhile
         or the disk is full; what is finished by then stays finished.
@@ -169,7 +169,6 @@ class Sweep:
                     if self._status[job.fingerprint] == "waiting":
                         waiting.appendleft(job.fingerprint)
         finally:
-            executor.close()
             with suppress(InputError):  # the disk is full: the next sweep will do it
                 self._ledger.stop_running()
 

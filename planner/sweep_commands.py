@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from .status_line import StatusLine
 if TYPE_CHECKING:  # a handler imports what it uses: the command line must start fast
     from .executors import Executor
     from .ledger import Row
-    from .sweep import Prepared, Sweep, Tally
+    from .sweep import Prepared, Tally
 
 
 def add_arguments(subparsers: argparse._SubParsersAction[Any]) -> None:
@@ -51,7 +51,7 @@ def add_arguments(subparsers: argparse._SubParsersAction[Any]) -> None:
 
 def sweep_command(args: argparse.Namespace) -> int:
     """Run what is missing, then write `sweep.csv` and `sweep.png`."""
-    from .sweep import Sweep, open_ledger, prepare
+    from .sweep import prepare
     from .sweep_spec import load_sweep
 
     if args.workers is not None and args.workers < 1:
@@ -61,21 +61,9 @@ def sweep_command(args: argparse.Namespace) -> int:
     prepared = prepare(load_sweep(args.spec))
     for text in prepared.merged:
         print(f"merged: {text}", file=sys.stderr)
-    executor = _executor(args, prepared)
-    with closing(open_ledger(prepared, args.out, args.retry_failed)) as ledger:
-        sweep = Sweep(prepared, ledger, args.out, args.retries)
-        before = sweep.tally()
-        try:
-            _run(sweep, executor, before)
-        except (KeyboardInterrupt, InputError):
-            tally = sweep.tally()
-            print(
-                f"stopped: {tally.ended:,} of {tally.runs:,} runs have ended and are kept in {args.out}; "
-                "the same command goes on from there",
-                file=sys.stderr,
-            )
-            raise
-        rows = ledger.rows()
+    # Ray tells of dead nodes on standard output, which is for the summary.
+    with redirect_stdout(sys.stderr), closing(_executor(args, prepared)) as executor:
+        before, rows = _run(args, prepared, executor)
     extra = len(rows) - len(prepared.jobs)
     if extra:
         print(f"left out of the table: {extra} runs in the ledger that {args.spec} no longer names", file=sys.stderr)
@@ -89,20 +77,32 @@ def _executor(args: argparse.Namespace, prepared: Prepared) -> Executor:
         return RayExecutor(args.workers, prepared.sources)
     from .executors import LocalExecutor
 
-    return LocalExecutor(args.workers or len(os.sched_getaffinity(0)))
+    return LocalExecutor(args.workers or os.cpu_count() or 1)
 
 
-def _run(sweep: Sweep, executor: Executor, before: Tally) -> None:
+def _run(args: argparse.Namespace, prepared: Prepared, executor: Executor) -> tuple[Tally, dict[str, Row]]:
+    """Where the sweep stood, and the ledger's rows after it."""
+    from .sweep import Sweep, open_ledger
+
     line = StatusLine()
+    with closing(open_ledger(prepared, args.out, args.retry_failed)) as ledger:
+        sweep = Sweep(prepared, ledger, args.out, args.retries)
+        before = sweep.tally()
 
-    def progress(tally: Tally) -> None:
-        more = f"runs, {tally.failed:,} failed, {tally.running:,} running"
-        line.bar(tally.ended, before.ended, tally.runs, more)
+        def progress(tally: Tally) -> None:
+            more = f"runs, {tally.failed:,} failed, {tally.running:,} running"
+            line.bar(tally.ended, before.ended, tally.runs, more)
 
-    try:
-        sweep.run(executor, progress)
-    finally:
+        try:
+            sweep.run(executor, progress)
+        except (KeyboardInterrupt, InputError):
+            line.close()
+            now = sweep.tally()
+            kept = f"{now.ended:,} of {now.runs:,} runs have ended and are kept in {args.out}"
+            print(f"stopped: {kept}; the same command goes on from there", file=sys.stderr)
+            raise
         line.close()
+        return before, ledger.rows()
 
 
 def _finish(args: argparse.Namespace, rows: list[Row], before: Tally) -> int:

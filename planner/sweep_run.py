@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import inf
 from pathlib import Path
@@ -40,8 +40,11 @@ class Source:
 
 def load_source(path: Path) -> Source:
     """The trace or the generator's parameter file at `path`."""
-    origin = load_spec(path) if is_spec(path) else load(path)
-    return Source(origin, digest(origin))
+    if is_spec(path):
+        spec = load_spec(path)
+        return Source(spec, digest(replace(spec, name="")))
+    table = load(path)
+    return Source(table, digest(table))
 
 
 local_source = lru_cache(maxsize=2)(load_source)  # once a process for the traces in use
@@ -87,7 +90,7 @@ def fingerprint_parts(settings: Settings, plan: Plan, cards: str, slo: SLO | Non
 
 def changes(before: dict[str, str], now: dict[str, str]) -> str:
     """In words, which parts of a fingerprint differ."""
-    return " and ".join(meaning for part, meaning in MEANINGS.items() if before.get(part) != now[part])
+    return ", ".join(meaning for part, meaning in MEANINGS.items() if before.get(part) != now[part])
 
 
 @dataclass(frozen=True)

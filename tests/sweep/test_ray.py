@@ -1,0 +1,89 @@
+"""The same sweep on a Ray cluster: real nodes on this machine, one of which is killed in the middle.
+
+Without Ray these tests fail: it is part of the extra `test`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+import servecast as package
+from servecast.planner.ray_executor import RayExecutor
+from servecast.planner.sweep import Sweep, Tally, open_ledger, prepare
+from servecast.planner.sweep_spec import load_sweep
+
+FORTY = """\
+base: {plan: plan.yaml, trace: generator.yaml, slo: slo.yaml}
+grid:
+  plan.router: [least_outstanding, round_robin]
+  plan.pools[0].max_num_seqs: [16, 64]
+  trace: [generator.yaml, trace.csv]
+  rate_scale: [0.5, 1, 2, 4, 8]
+"""
+SMALL = {"object_store_memory": 80 << 20, "include_dashboard": False}
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A head with one CPU and a node with two: of any three jobs at work, the node has one that has begun before."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("PYTHONPATH", str(Path(package.__file__).parents[1]))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **SMALL})
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def test_a_node_dies_in_the_middle(cluster: Cluster, servecast: Any, content: Any, folder: Path) -> None:
+    (folder / "sweep.yaml").write_text(FORTY)
+    words = ["trace", "generate", "generator.yaml", "--seed", 5, "--out", "trace.csv", "--to", "azure"]
+    assert servecast(*words).code == 0
+    node = cluster.add_node(num_cpus=2, **SMALL)
+    lost = []
+
+    class Watched(RayExecutor):
+        def wait(self) -> Any:
+            ended = super().wait()
+            lost.extend(outcome.error for _, outcome in ended if outcome.kind == "lost")
+            return ended
+
+    def progress(tally: Tally) -> None:
+        if tally.ended >= 15 and cluster.remaining_processes_alive() and node in cluster.worker_nodes:
+            cluster.remove_node(node, allow_graceful=False)
+
+    prepared = prepare(load_sweep(Path("sweep.yaml")))
+    assert len(prepared.jobs) == 40
+    executor = Watched(None, prepared.sources)
+    assert executor.slots == 3
+    with closing(open_ledger(prepared, Path("ray"))) as ledger, closing(executor):
+        Sweep(prepared, ledger, Path("ray")).run(executor, progress)
+    assert lost and set(lost) <= {"ended with NodeDiedError", "ended with WorkerCrashedError"}
+
+    for out in ("ray", "local"):  # nothing is left to do in the first but the table and the picture
+        outcome = servecast("sweep", "sweep.yaml", "--out", out, "--workers", 2)
+        assert outcome.code == 0 and outcome.out.startswith("40 of 40 runs done")
+    assert content(folder / "ray") == content(folder / "local")
+
+
+def test_without_ray(servecast: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    outcome = servecast("sweep", "sweep.yaml", "--out", "out", "--executor", "ray")
+    assert outcome.code == 2 and not (folder / "out").exists()
+    assert "--executor ray: Ray is not installed; expected `pip install 'servecast[distributed]'`" in outcome.err
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
+def test_nobody_at_the_address(servecast: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    outcome = servecast("sweep", "sweep.yaml", "--out", "out", "--executor", "ray")
+    assert outcome.code == 2 and not (folder / "out").exists()
+    assert "--executor ray: no Ray cluster can be reached" in outcome.err and "Traceback" not in outcome.err
