@@ -72,7 +72,7 @@ def _number(kind: type, expected: str) -> Callable[[str], Any]:
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line; imports no more than argparse needs."""
     from .costmodels import commands as costmodel_commands
-    from .planner import sweep_commands
+    from .planner import capacity_commands, sweep_commands
     from .sim import commands as sim_commands
     from .traces import commands as trace_commands
 
@@ -86,6 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     trace_commands.add_arguments(subparsers)
     costmodel_commands.add_arguments(subparsers)
     sweep_commands.add_arguments(subparsers)
+    capacity_commands.add_arguments(subparsers)
     return parser
 
 

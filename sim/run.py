@@ -89,6 +89,7 @@ def run(
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
     deployments: list[Deployment] | None = None,
+    on_end: Callable[[Request, End, int], None] | None = None,
 ) -> Run:
     """Replay `table` on `plan`.
 
@@ -101,6 +102,7 @@ def run(
     checkpoint : where to save the state now and then, and to go on from if there is one.
     progress : called now and then; a `KeyboardInterrupt` ends the run early and keeps what is finished.
     deployments : what `deploy(plan)` gave, maybe changed.
+    on_end : told of every request when it ends, how, and at which tick; a `KeyboardInterrupt` likewise.
 
     Raises `InputError` for a plan that cannot start or a table without requests.
     """
@@ -131,6 +133,8 @@ def run(
             OpenLoop(world.env, world.cluster, table)
         world.cluster.on_end.append(watch)
     watch.env = world.env
+    if on_end:
+        world.cluster.on_end.append(on_end)
     interrupted = False
     started = time.process_time()
     gc.collect()

@@ -29,7 +29,7 @@ pools:
 GENERATOR = """\
 kind: poisson
 rate: 20
-requests: 300
+requests: 200
 prompt_tokens: {geometric: {mean: 300}}
 output_tokens: {geometric: {mean: 40}}
 """

@@ -9,9 +9,12 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 import servecast
 
@@ -50,9 +53,16 @@ def gone(pid: int) -> bool:
         return True
 
 
-def test_killed_and_resumed(folder: Path, content: Any) -> None:
+@pytest.fixture
+def uninterrupted(servecast: Any, in_process: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """The whole sweep into the folder `whole`, in this process; gives the exit code."""
+    monkeypatch.setattr("servecast.planner.sweep_commands._executor", lambda *_: in_process())
+    return lambda: servecast("sweep", "sweep.yaml", "--out", "whole").code
+
+
+def test_killed_and_resumed(folder: Path, uninterrupted: Any, content: Any) -> None:
     (folder / "sweep.yaml").write_text(LONGER)
-    assert begun("whole").wait() == 1  # some runs failed
+    assert uninterrupted() == 1  # some runs failed
     luck = random.Random(4)
     marks = sorted(luck.sample(range(1, 23), 2))
     workers: list[int] = []
@@ -70,9 +80,9 @@ def test_killed_and_resumed(folder: Path, content: Any) -> None:
     assert len(workers) >= 2 and all(gone(pid) for pid in workers)
 
 
-def test_a_killed_worker_is_replaced(folder: Path, content: Any) -> None:
+def test_a_killed_worker_is_replaced(folder: Path, uninterrupted: Any, content: Any) -> None:
     (folder / "sweep.yaml").write_text(LONGER.replace("[4, 600, 4000]", "[600, 4000]"))
-    assert begun("whole").wait() == 0
+    assert uninterrupted() == 0
     process = begun("hurt")
     while ended(folder / "hurt" / "ledger.sqlite") < 4:
         time.sleep(0.005)

