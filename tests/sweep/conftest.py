@@ -29,7 +29,7 @@ pools:
 GENERATOR = """\
 kind: poisson
 rate: 20
-requests: 200
+requests: 120
 prompt_tokens: {geometric: {mean: 300}}
 output_tokens: {geometric: {mean: 40}}
 """
@@ -148,3 +148,17 @@ def content() -> Callable[[Path], dict[str, Any]]:
         return {"ledger": dump(out / "ledger.sqlite"), **files}
 
     return read
+
+
+@pytest.fixture
+def children() -> Callable[[int], list[int]]:
+    """The processes that a process has started."""
+
+    def of(pid: int) -> list[int]:
+        return [
+            int(word)
+            for task in Path(f"/proc/{pid}/task").iterdir()
+            for word in (task / "children").read_text().split()
+        ]
+
+    return of

@@ -46,12 +46,12 @@ CHAT = slo("ttft p99 <= 500ms", "goodput >= 90%", ttft=0.3, tpot=0.02)
 
 
 def test_it_is_where_the_verdict_turns() -> None:
-    table = poisson(300)
+    table = poisson(200)
     result = capacity(table, plan(), CHAT, precision=0.02)
     best, worst = result.best, result.worst
     assert result.verdict == "found" and best and worst
     assert 1 < worst.rate_scale / best.rate_scale <= 1.02
-    assert best.request_rate == pytest.approx(299 / (table.arrival[-1] - table.arrival[0]) * best.rate_scale)
+    assert best.request_rate == pytest.approx(199 / (table.arrival[-1] - table.arrival[0]) * best.rate_scale)
     for probe in (best, worst):
         report = build_report(run(scale_rate(table, probe.rate_scale), plan()), CHAT)
         assert (misses(report) == ()) == probe.met
@@ -79,7 +79,7 @@ def test_whoever_gives_up_was_right(retries: int) -> None:
     """At every load, a run that is stopped would have missed that objective. A hopeless one is stopped."""
     impatient = {"clients": {"timeout": 1.0, "retries": retries, "backoff": 0.1}} if retries else {}
     stopped: dict[str, list[float]] = {objective: [] for objective in OBJECTIVES}
-    for rate in (4.0, 20.0, 40.0, 120.0):
+    for rate in (4.0, 40.0, 120.0):
         table = poisson(150, rate)
         whole = run(table, plan(**impatient))
         for objective in OBJECTIVES:
@@ -109,21 +109,21 @@ def test_a_stricter_objective_allows_no_more() -> None:
     rates = [
         result.best.request_rate
         for limit in ("100ms", "300ms", "2s")
-        if (result := capacity(poisson(200), plan(), slo(f"ttft p95 <= {limit}"), precision=0.05)).best
+        if (result := capacity(poisson(120), plan(), slo(f"ttft p95 <= {limit}"), precision=0.05)).best
     ]
     assert len(rates) == 3 and rates == sorted(rates)
 
 
 def test_two_replicas_carry_at_least_what_two_plans_do() -> None:
     """One queue for two engines wastes nothing that two queues do not; and there is no third engine to help."""
-    one, two = (capacity(poisson(300), plan(n), CHAT, precision=0.05).best for n in (1, 2))
+    one, two = (capacity(poisson(200), plan(n), CHAT, precision=0.05).best for n in (1, 2))
     assert one and two
     assert 0.95 * 2 * one.request_rate <= two.request_rate <= 3 * one.request_rate
 
 
 def test_a_queue_that_only_grows_is_no_service() -> None:
     """TPOT is bounded by `max_num_seqs`, however many wait: the limit is what the engine gets done."""
-    result = capacity(poisson(400), plan(), slo("tpot p99 <= 1s"), precision=0.05)
+    result = capacity(poisson(200), plan(), slo("tpot p99 <= 1s"), precision=0.05)
     assert result.best and result.worst and result.worst.missed == (UNSERVED,)
 
 

@@ -5,15 +5,19 @@ Without Ray these tests fail: it is part of the extra `test`.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from collections.abc import Iterator
-from contextlib import closing
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import servecast as package
 from servecast.planner.ray_executor import RayExecutor
@@ -43,11 +47,46 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     cluster.shutdown()
 
 
-def test_a_node_dies_in_the_middle(cluster: Cluster, servecast: Any, content: Any, folder: Path) -> None:
+def warm_up(node: Any) -> None:
+    """Have the node start a process for each of its CPUs: on a busy machine that takes a while."""
+    here = NodeAffinitySchedulingStrategy(node.node_id, soft=False)
+    ray.get([ray.remote(lambda: time.sleep(0.5)).options(scheduling_strategy=here).remote() for _ in range(2)])
+
+
+class Victim:
+    """A node whose workers first hang, so that they surely die with a run in their hands, and are then killed with it.
+
+    Ray's own way to remove a node stops its daemon only; its workers go on for up to a second.
+    """
+
+    def __init__(self, cluster: Cluster, children: Callable[[int], list[int]]) -> None:
+        self.cluster, self._children = cluster, children
+        self.node = cluster.add_node(num_cpus=2, **SMALL)
+        self._hanging: list[int] = []
+
+    def progress(self, tally: Tally) -> None:
+        """Hang after 12 runs, die after 18."""
+        if tally.ended >= 12 and not self._hanging:
+            (raylet,) = self.node.all_processes["raylet"]
+            self._hanging = self._children(raylet.process.pid)
+            self._signal(signal.SIGSTOP)
+        if tally.ended >= 18 and self.node in self.cluster.worker_nodes:
+            self.cluster.remove_node(self.node, allow_graceful=False)
+            self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        for pid in self._hanging:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+
+def test_a_node_dies_in_the_middle(cluster: Cluster, servecast: Any, content: Any, children: Any, folder: Path) -> None:
     (folder / "sweep.yaml").write_text(FORTY)
+    generator = folder / "generator.yaml"  # runs of a moment, so that the node dies in the middle of some
+    generator.write_text(generator.read_text().replace("requests: 120", "requests: 400"))
     words = ["trace", "generate", "generator.yaml", "--seed", 5, "--out", "trace.csv", "--to", "azure"]
     assert servecast(*words).code == 0
-    node = cluster.add_node(num_cpus=2, **SMALL)
+    victim = Victim(cluster, children)
     lost = []
 
     class Watched(RayExecutor):
@@ -56,16 +95,13 @@ def test_a_node_dies_in_the_middle(cluster: Cluster, servecast: Any, content: An
             lost.extend(outcome.error for _, outcome in ended if outcome.kind == "lost")
             return ended
 
-    def progress(tally: Tally) -> None:
-        if tally.ended >= 15 and cluster.remaining_processes_alive() and node in cluster.worker_nodes:
-            cluster.remove_node(node, allow_graceful=False)
-
     prepared = prepare(load_sweep(Path("sweep.yaml")))
     assert len(prepared.jobs) == 40
     executor = Watched(None, prepared.sources)
     assert executor.slots == 3
+    warm_up(victim.node)
     with closing(open_ledger(prepared, Path("ray"))) as ledger, closing(executor):
-        Sweep(prepared, ledger, Path("ray")).run(executor, progress)
+        Sweep(prepared, ledger, Path("ray")).run(executor, victim.progress)
     assert lost and set(lost) <= {"ended with NodeDiedError", "ended with WorkerCrashedError"}
 
     for out in ("ray", "local"):  # nothing is left to do in the first but the table and the picture

@@ -24,7 +24,7 @@ base: {plan: plan.yaml, trace: generator.yaml, slo: slo.yaml}
 grid:
   plan.pools[0].num_gpu_blocks_override: [4, 600, 4000]  # four blocks hold no request: those runs fail
   rate_scale: [1, 4]
-  seed: [0, 1, 2, 3]
+  seed: [0, 1]
 """
 
 
@@ -42,10 +42,6 @@ def ended(ledger: Path) -> int:
     return int(count)
 
 
-def children(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
 def gone(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
@@ -60,11 +56,11 @@ def uninterrupted(servecast: Any, in_process: Any, monkeypatch: pytest.MonkeyPat
     return lambda: servecast("sweep", "sweep.yaml", "--out", "whole").code
 
 
-def test_killed_and_resumed(folder: Path, uninterrupted: Any, content: Any) -> None:
+def test_killed_and_resumed(folder: Path, uninterrupted: Any, content: Any, children: Any) -> None:
     (folder / "sweep.yaml").write_text(LONGER)
     assert uninterrupted() == 1  # some runs failed
     luck = random.Random(4)
-    marks = sorted(luck.sample(range(1, 23), 2))
+    marks = sorted(luck.sample(range(1, 11), 2))
     workers: list[int] = []
     for mark in marks:
         process = begun("killed")
@@ -80,7 +76,7 @@ def test_killed_and_resumed(folder: Path, uninterrupted: Any, content: Any) -> N
     assert len(workers) >= 2 and all(gone(pid) for pid in workers)
 
 
-def test_a_killed_worker_is_replaced(folder: Path, uninterrupted: Any, content: Any) -> None:
+def test_a_killed_worker_is_replaced(folder: Path, uninterrupted: Any, content: Any, children: Any) -> None:
     (folder / "sweep.yaml").write_text(LONGER.replace("[4, 600, 4000]", "[600, 4000]"))
     assert uninterrupted() == 0
     process = begun("hurt")
