@@ -20,7 +20,11 @@ from .tuning import check_head_dim, configs, tile_rows, tuned
 _LOG2E = 1.4426950408889634
 
 
-@tuned(configs(warps=(4, 8), stages=(2, 3, 4), TILE=(64, 128)), key=["bucket", "KV_HEADS", "GROUP", "HEAD_DIM"])
+# The block ids are loads that loads depend on: 3 stages keep one tile of keys and values on its way, 5 keep two.
+@tuned(
+    configs(warps=(4,), stages=(3, 5), TILE=(64,)) + configs(warps=(8,), stages=(3, 5), TILE=(128,)),
+    key=["bucket", "KV_HEADS", "GROUP", "HEAD_DIM"],
+)
 @triton.jit
 def _paged_decode(
     q, keys, values, tables, table_stride, piece_row, piece_start, piece_stop, partial, lse, scale, bucket,
