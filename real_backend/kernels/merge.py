@@ -15,8 +15,7 @@ from .pieces import Pieces
 
 @triton.jit
 def _merge(
-    partial, lse, first, out,
-    shared, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, SHARED_PIECES: tl.constexpr,
+    partial, lse, first, out, common, common_pieces, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr,
 ):  # fmt: skip
     row, head = tl.program_id(0), tl.program_id(1)
     rows = tl.num_programs(0)
@@ -25,9 +24,8 @@ def _merge(
     mass = 0.0
     acc = tl.zeros([HEAD_DIM], tl.float32)
     begin, end = tl.load(first + row), tl.load(first + row + 1)
-    for i in range(begin, end + SHARED_PIECES):
-        # After its own pieces come those that all rows share, piece by piece for all rows.
-        slot = tl.where(i < end, i, shared + (i - end) * rows + row)
+    for i in range(begin, end + common_pieces):
+        slot = tl.where(i < end, i, common + (i - end) * rows + row)
         place = slot.to(tl.int64) * HEADS + head
         level = tl.load(lse + place)
         higher = tl.maximum(top, level)
@@ -40,16 +38,14 @@ def _merge(
 
 
 def merge(
-    partial: torch.Tensor, lse: torch.Tensor, pieces: Pieces, out: torch.Tensor, shared: int = 0, shared_pieces: int = 0
+    partial: torch.Tensor, lse: torch.Tensor, pieces: Pieces, out: torch.Tensor, common_pieces: int = 0
 ) -> None:
     """Write the attention of each row into `out`; a row without pieces gets zeros.
 
-    partial : (slots, heads, head_dim) float32; the pieces come first. lse : (slots, heads) float32.
-    out : (rows, heads, head_dim).
-    shared, shared_pieces : first slot, and how many, of the pieces that all rows share: (shared_pieces, rows) slots.
+    partial : (slots, heads, head_dim) float32. lse : (slots, heads) float32. out : (rows, heads, head_dim).
+    The slots are those of the pieces and then, `common_pieces` times, one slot for every row.
     """
     rows, heads, head_dim = out.shape
     _merge[(rows, heads)](
-        partial, lse, pieces.first, out, shared, HEADS=heads, HEAD_DIM=head_dim, SHARED_PIECES=shared_pieces,
-        num_warps=1,
-    )  # fmt: skip
+        partial, lse, pieces.first, out, pieces.capacity, common_pieces, HEADS=heads, HEAD_DIM=head_dim, num_warps=1
+    )
