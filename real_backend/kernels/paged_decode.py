@@ -15,7 +15,7 @@ import triton.language as tl
 from .merge import merge
 from .pieces import Pieces
 from .softmax import absorb, slots
-from .tuning import check_head_dim, configs, tile_rows, tuned
+from .tuning import check_shape, configs, tile_rows, tuned
 
 _LOG2E = 1.4426950408889634
 
@@ -44,10 +44,10 @@ def _paged_decode(
     top = tl.full([ROWS], float("-inf"), tl.float32)
     mass = tl.zeros([ROWS], tl.float32)
     acc = tl.zeros([ROWS, HEAD_DIM], tl.float32)
-    for begin in range(start, stop, TILE):
+    for begin in range(start // BLOCK_SIZE * BLOCK_SIZE, stop, TILE):
         n = begin + tl.arange(0, TILE)
-        inside = n < stop
-        slot = slots(table, n, inside, kv_head, KV_HEADS, BLOCK_SIZE)
+        inside = (n >= start) & (n < stop)
+        slot = slots(table, begin, stop, kv_head, KV_HEADS, BLOCK_SIZE, TILE)
         k = tl.load(keys + slot[None, :] * HEAD_DIM + d[:, None], mask=inside[None, :], other=0.0)
         scores = tl.where(inside[None, :], tl.dot(queries, k.to(queries.dtype)) * scale, float("-inf"))
         v = tl.load(values + slot[:, None] * HEAD_DIM + d[None, :], mask=inside[:, None], other=0.0)
@@ -89,7 +89,7 @@ def decode_pieces(
     """The partial results alone, one slot a piece."""
     _, heads, head_dim = q.shape
     _, kv_heads, block_size, _ = keys.shape
-    check_head_dim(head_dim)
+    check_shape(head_dim, block_size)
     _paged_decode[(pieces.capacity, kv_heads)](
         q, keys, values, tables, tables.stride(0), pieces.row, pieces.start, pieces.stop, partial, lse,
         scale * _LOG2E, triton.next_power_of_2(pieces.capacity),

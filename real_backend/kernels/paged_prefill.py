@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from .softmax import absorb, slots
-from .tuning import check_head_dim, configs, tuned
+from .tuning import check_shape, configs, tuned
 
 _LOG2E = 1.4426950408889634
 
@@ -43,7 +43,7 @@ def _sweep(
     for start in range(begin, end, TILE):
         n = start + tl.arange(0, TILE)
         inside = n < length
-        slot = slots(table, n, inside, kv_head, KV_HEADS, BLOCK_SIZE)
+        slot = slots(table, start, length, kv_head, KV_HEADS, BLOCK_SIZE, TILE)
         if MASKED:
             k = tl.load(keys + slot[None, :] * HEAD_DIM + d[:, None], mask=inside[None, :], other=0.0)
             v = tl.load(values + slot[:, None] * HEAD_DIM + d[None, :], mask=inside[:, None], other=0.0)
@@ -135,7 +135,7 @@ def paged_prefill(
     """
     tokens, heads, head_dim = q.shape
     _, kv_heads, block_size, _ = keys.shape
-    check_head_dim(head_dim)
+    check_shape(head_dim, block_size)
     requests, group = len(contexts), heads // kv_heads
     _paged_prefill[lambda chosen: (tokens // (chosen["ROWS"] // group) + requests, kv_heads)](
         q, keys, values, tables, tables.stride(0), first_token, contexts, requests, out, scale * _LOG2E,

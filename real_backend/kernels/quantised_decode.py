@@ -20,7 +20,7 @@ from .merge import merge
 from .paged_decode import decode_pieces
 from .pieces import Pieces
 from .softmax import absorb
-from .tuning import check_head_dim, configs, tile_rows, tuned
+from .tuning import check_shape, configs, tile_rows, tuned
 
 _LOG2E = 1.4426950408889634
 
@@ -96,14 +96,14 @@ def quantised_decode(
 ) -> None:  # fmt: skip
     """Attention of one token a row, over the quantised tokens of its context and then the latest, unquantised ones.
 
-    tables, pieces : of the quantised tokens, whole blocks; block_size a power of two of at least 16.
+    tables, pieces : of the quantised tokens, whole blocks of at least 16 tokens.
     tail : keys, values and tables of the latest tokens, the row's own included, as `paged_decode` has them.
     tail_pieces : exactly one piece a row (a tail of at most 256 tokens). workspace : `decode_workspace` of
     pieces.capacity + rows. q, out, scale : as `paged_decode`.
     """
     rows, heads, head_dim = q.shape
     _, kv_heads, block_size, _ = cache.key_codes.shape
-    check_head_dim(head_dim)
+    check_shape(head_dim, block_size)
     partial, lse = workspace
     group = heads // kv_heads
     _quantised_decode[(pieces.capacity, kv_heads)](

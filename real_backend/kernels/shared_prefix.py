@@ -16,7 +16,7 @@ from .merge import merge
 from .paged_decode import decode_pieces
 from .pieces import Pieces
 from .softmax import absorb, slots
-from .tuning import check_head_dim, configs, processors, tuned
+from .tuning import check_shape, configs, processors, tuned
 
 _LOG2E = 1.4426950408889634
 _ROWS = 64  # of a tile, when the prefix is cut
@@ -49,7 +49,7 @@ def _prefix(
     for begin in range(start, stop, TILE):
         n = begin + tl.arange(0, TILE)
         inside = n < stop
-        slot = slots(table, n, inside, kv_head, KV_HEADS, BLOCK_SIZE)
+        slot = slots(table, begin, stop, kv_head, KV_HEADS, BLOCK_SIZE, TILE)
         k = tl.load(keys + slot[None, :] * HEAD_DIM + d[:, None], mask=inside[None, :], other=0.0)
         v = tl.load(values + slot[:, None] * HEAD_DIM + d[None, :], mask=inside[:, None], other=0.0)
         scores = tl.where(inside[None, :], tl.dot(queries, k.to(queries.dtype)) * scale, float("-inf"))
@@ -77,7 +77,7 @@ def shared_prefix_decode(
     """
     rows, heads, head_dim = q.shape
     _, kv_heads, block_size, _ = keys.shape
-    check_head_dim(head_dim)
+    check_shape(head_dim, block_size)
     partial, lse = workspace
     group, count = heads // kv_heads, prefix_pieces(rows, heads, kv_heads, length, q.device)
     size = triton.cdiv(triton.cdiv(length, count), 128) * 128

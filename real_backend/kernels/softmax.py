@@ -7,13 +7,16 @@ import triton.language as tl
 
 
 @triton.jit
-def slots(table, n, inside, kv_head, KV_HEADS: tl.constexpr, BLOCK_SIZE: tl.constexpr):
-    """Rows of the cache, as (blocks x kv_heads x block_size) rows, that hold the tokens `n` of one head.
+def slots(table, begin, stop, kv_head, KV_HEADS: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr):
+    """Rows of the cache, as (blocks x kv_heads x block_size) rows, that hold TILE tokens of one head from `begin` on.
 
-    table : block ids of the request. 64-bit, as a cache may have more than 2**31 numbers.
+    table : block ids of the request. begin : a multiple of BLOCK_SIZE. stop : blocks from there on are not looked up.
+    Each id is loaded once and spread over its block. 64-bit, as a cache may have more than 2**31 numbers.
     """
-    block = tl.load(table + n // BLOCK_SIZE, mask=inside, other=0).to(tl.int64)
-    return (block * KV_HEADS + kv_head) * BLOCK_SIZE + n % BLOCK_SIZE
+    i = begin // BLOCK_SIZE + tl.arange(0, TILE // BLOCK_SIZE)
+    block = tl.load(table + i, mask=i * BLOCK_SIZE < stop, other=0).to(tl.int64)
+    rows = ((block * KV_HEADS + kv_head) * BLOCK_SIZE)[:, None] + tl.arange(0, BLOCK_SIZE)[None, :]
+    return tl.reshape(rows, (TILE,))
 
 
 @triton.jit

@@ -13,7 +13,7 @@ import triton.language as tl
 
 from ...errors import InputError
 from .softmax import absorb, slots
-from .tuning import check_head_dim, configs, tuned
+from .tuning import check_shape, configs, tuned
 
 _LOG2E = 1.4426950408889634
 
@@ -37,9 +37,10 @@ def _sparse_prefill(
     acc = tl.zeros([SPAN, HEAD_DIM], tl.float32)
     begin, end = tl.load(first + head * (tiles + 1) + tile), tl.load(first + head * (tiles + 1) + tile + 1)
     for i in range(begin, end):
-        n = tl.load(columns + i) * SPAN + tl.arange(0, SPAN)
+        start = tl.load(columns + i) * SPAN
+        n = start + tl.arange(0, SPAN)
         inside = n < length
-        slot = slots(table, n, inside, head // GROUP, KV_HEADS, BLOCK_SIZE)
+        slot = slots(table, start, length, head // GROUP, KV_HEADS, BLOCK_SIZE, SPAN)
         k = tl.load(keys + slot[None, :] * HEAD_DIM + d[:, None], mask=inside[None, :], other=0.0)
         v = tl.load(values + slot[:, None] * HEAD_DIM + d[None, :], mask=inside[:, None], other=0.0)
         scores = tl.dot(queries, k.to(queries.dtype)) * scale
@@ -62,9 +63,9 @@ def sparse_prefill(
     """
     tokens, heads, head_dim = q.shape
     _, kv_heads, block_size, _ = keys.shape
-    check_head_dim(head_dim)
-    if span not in (16, 32, 64, 128):
-        raise InputError("span", str(span), "16, 32, 64 or 128 tokens")
+    check_shape(head_dim, block_size)
+    if span not in (16, 32, 64, 128) or span < block_size:
+        raise InputError("span", str(span), f"16, 32, 64 or 128 tokens, at least the {block_size} of a block")
     tiles = triton.cdiv(tokens, span)
     _sparse_prefill[(tiles, heads)](
         q, keys, values, table, first, columns, tiles, context, tokens, out, scale * _LOG2E,

@@ -52,10 +52,11 @@ def chosen() -> dict[str, list[dict[str, object]]]:
     return found
 
 
-def check_head_dim(head_dim: int) -> None:
-    """Raise InputError for a head size that the attention kernels cannot tile."""
-    if head_dim & (head_dim - 1) or not 16 <= head_dim <= 256:
-        raise InputError("head_dim", str(head_dim), "a power of two from 16 to 256")
+def check_shape(head_dim: int, block_size: int) -> None:
+    """Raise InputError for a head or a KV block that the attention kernels cannot tile."""
+    for name, size, low, high in (("head_dim", head_dim, 16, 256), ("block_size", block_size, 8, 64)):
+        if size & (size - 1) or not low <= size <= high:
+            raise InputError(name, str(size), f"a power of two from {low} to {high}")
 
 
 def tile_rows(rows: int) -> int:
