@@ -1,5 +1,7 @@
-"""Every operator in plain torch, in the number type of its inputs: what the kernels are tested against (in float64), and
-what the engine computes with on a CPU. Tensors are laid out as the kernels have them (`kernels`)."""
+"""Every operator in plain torch, in the number type of its inputs; tensors are laid out as the kernels have them.
+
+The kernels are tested against these in float64, and the engine computes with them on a CPU.
+"""
 
 from __future__ import annotations
 
@@ -74,8 +76,6 @@ def attention(
         mask = mask & (other > position - window)
     if seen is not None:
         mask = mask & seen
-    elif tokens == 1 and not window:
-        mask = None
     key, value = (x.to(q.dtype).repeat_interleave(group, 0) for x in (key, value))
     mixed = F.scaled_dot_product_attention(q.transpose(0, 1), key, value, attn_mask=mask, scale=scale)
     return mixed.transpose(0, 1)

@@ -227,13 +227,25 @@ class ListEngine:
             if tokens:
                 self.pool.cover(request, request.computed + tokens)
         self.held_back = []
-        chunks = [(tokens, request.computed) for request, tokens in parts]
-        contexts = [r.computed for r in decodes]
-        contexts += [sum(contexts) // len(contexts)] * step.ghosts if contexts else []
+        flight = SimpleNamespace(start=self.begin, decodes=decodes, parts=parts, done=[])
+        self.compute(flight, step.ghosts)
+        self.swapped_blocks = 0
+        self.flights.append(flight)
+        self.flying.update(decodes, (r for r, _ in parts))
+        self.iterations.append((self.begin, flight.end - self.begin, len(decodes), sum(t for _, t in parts)))
+        Moment(self.env, flight.end, self.place, self.boundary)
+        if self.ahead:
+            self.land(flight)
+            self.alarm = Moment(self.env, self.begin, self.place, self.boundary)
+
+    def compute(self, flight: SimpleNamespace, ghosts: int) -> None:
+        """Run a batch: when it ends, what it spends on the host, and what its decodes and each part take alone."""
+        chunks = [(tokens, request.computed) for request, tokens in flight.parts]
+        contexts = [r.computed for r in flight.decodes]
+        contexts += [sum(contexts) // len(contexts)] * ghosts if contexts else []
         host = self.cost.host(len(contexts) + len(chunks))
         context = (len(contexts), sum(contexts), min(contexts, default=0), max(contexts, default=0))
         ready = self.begin + host + self.swapped_blocks * self.swap_ticks
-        self.swapped_blocks = 0
         pure, own = 0, [0] * len(chunks)
         hop = self.cost.hop(len(contexts) + sum(tokens for tokens, _ in chunks))
         for number, stage in enumerate(self.cost.stages):
@@ -242,16 +254,7 @@ class ListEngine:
             if contexts:
                 pure += stage.piece((), *context)[0]
             own = [ticks + stage.piece((c,), 0, 0, 0, 0)[0] for ticks, c in zip(own, chunks, strict=True)]
-        flight = SimpleNamespace(
-            start=self.begin, end=ready, decodes=decodes, parts=parts, pure=pure, own=own, host=host, done=[]
-        )
-        self.flights.append(flight)
-        self.flying.update(decodes, (r for r, _ in parts))
-        self.iterations.append((self.begin, ready - self.begin, len(decodes), sum(tokens for tokens, _ in chunks)))
-        Moment(self.env, ready, self.place, self.boundary)
-        if self.ahead:
-            self.land(flight)
-            self.alarm = Moment(self.env, self.begin, self.place, self.boundary)
+        flight.end, flight.host, flight.pure, flight.own = ready, host, pure, own
 
     def admit(self, request: Request, tokens: int, blocks: int) -> None:
         self.waiting.remove(request)

@@ -90,6 +90,8 @@ def run(
     checkpoint: Checkpoint | None = None,
     deployments: list[Deployment] | None = None,
     on_end: Callable[[Request, End, int], None] | None = None,
+    engine: Callable[..., ListEngine] | None = None,
+    env: Clock | None = None,
 ) -> Run:
     """Replay `table` on `plan`.
 
@@ -103,6 +105,8 @@ def run(
     progress : called now and then; a `KeyboardInterrupt` ends the run early and keeps what is finished.
     deployments : what `deploy(plan)` gave, maybe changed.
     on_end : told of every request when it ends, how, and at which tick; a `KeyboardInterrupt` likewise.
+    engine : makes each engine in place of the oracle's, with its arguments, `recorder` and `number`.
+    env : the clock, in ticks from 0, if another than the simulated one.
 
     Raises `InputError` for a plan that cannot start or a table without requests.
     """
@@ -115,6 +119,8 @@ def run(
     deployments = deployments or deploy(plan)
     if oracle and any(d.lockstep for d in deployments):
         raise InputError("oracle", "data-parallel ranks in lockstep", "a plan without them; the oracle walks one rank")
+    if oracle and not engine:
+        engine = _oracle
     trace = TraceColumns(table)
     watch = Watch(len(table), progress, checkpoint.every if checkpoint else inf)
     outside = _outside(table, trace, deployments, watch)
@@ -125,8 +131,9 @@ def run(
         if checkpoint:
             checkpoint.clear()
         world = _World(
-            table, trace, plan, seed, deployments, step_by_step, oracle, checkpoint.columns if checkpoint else None
-        )
+            env or Clock(), table, trace, plan, seed, deployments, step_by_step, engine,
+            checkpoint.columns if checkpoint else None,
+        )  # fmt: skip
         if users:
             ClosedLoop(world.env, world.cluster, users, np.zeros(len(table)) if think_time is None else think_time)
         else:
@@ -166,6 +173,11 @@ def run(
     )  # fmt: skip
 
 
+def _oracle(*arguments: Any, recorder: Recorder, number: int) -> ListEngine:
+    """The list-walking engine, which keeps no log."""
+    return ListEngine(*arguments)
+
+
 def _check_table(table: RequestTable) -> None:
     if not len(table):
         raise InputError(table.source.name, "no requests", "at least one")
@@ -180,10 +192,11 @@ class _World:
     """Everything that lives during one run. columns : a folder for the rows that it writes, None = in memory."""
 
     def __init__(
-        self, table: RequestTable, trace: TraceColumns, plan: Plan, seed: int, deployments: list[Deployment],
-        step_by_step: bool, oracle: bool, columns: Path | None,
+        self, env: Clock, table: RequestTable, trace: TraceColumns, plan: Plan, seed: int,
+        deployments: list[Deployment], step_by_step: bool, engine: Callable[..., ListEngine] | None,
+        columns: Path | None,
     ) -> None:  # fmt: skip
-        self.env = Clock()
+        self.env = env
         engines = sum(d.pool.replicas * d.pool.data_parallel_size for d in deployments)
         self.recorder = Recorder(engines, columns)
         self.cluster = cluster = Cluster(self.env, trace, self.recorder)
@@ -193,8 +206,8 @@ class _World:
         for deployment in deployments:
             for _ in range(deployment.pool.replicas):
                 ranks = range(deployment.pool.data_parallel_size)
-                domains = [self._engine(deployment, step_by_step, oracle) for _ in ranks]
-                if deployment.lockstep and not oracle:
+                domains = [self._engine(deployment, step_by_step, engine) for _ in ranks]
+                if deployment.lockstep and not engine:
                     Lockstep(self.env, cluster.turn, domains[0].place, domains)
                 self.replicas.append(Replica(len(self.replicas), deployment.pool.name, domains))
         router = make_router(plan)
@@ -206,7 +219,9 @@ class _World:
             cluster.estimate = _Predictor(plan.predictor.sigma, Stream(seed, "predictor"))
         self.patience = self._patience(plan, table)
 
-    def _engine(self, deployment: Deployment, step_by_step: bool, oracle: bool) -> Any:
+    def _engine(
+        self, deployment: Deployment, step_by_step: bool, engine: Callable[..., ListEngine] | None
+    ) -> Any:
         number = self._engines
         self._engines += 1
         cluster = self.cluster
@@ -215,10 +230,10 @@ class _World:
             deployment.limits, deployment.batch_policy(), deployment.queue_policy(), deployment.blocks,
             cluster.lengths, cluster.finished,
         )  # fmt: skip
-        if oracle:
-            return ListEngine(
+        if engine:
+            return engine(
                 self.env, cluster.turn, number + 1, *rank, cluster.gone, deployment.cost, deployment.host_blocks,
-                deployment.swap_ticks, pool, deployment.ahead,
+                deployment.swap_ticks, pool, deployment.ahead, recorder=self.recorder, number=number,
             )  # fmt: skip
         kind = Domain
         if deployment.pool.pipeline_parallel_size > 1:

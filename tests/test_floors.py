@@ -152,7 +152,8 @@ def test_no_module_is_loaded_twice_under_a_bare_name() -> None:
         f"{package}.{path.stem}"
         for package in PACKAGES
         for path in (ROOT / Path(*package.split(".")[1:])).glob("*.py")
-        if path.stem not in ("__init__", "__main__") and not package.endswith(("real_backend", "profiling"))
+        if path.stem not in ("__init__", "__main__")
+        and not package.startswith(("servecast.real_backend", "servecast.profiling"))
     ]
     names = loaded("import " + ", ".join(modules))
     assert set(modules) <= names

@@ -1,8 +1,8 @@
 """A product with 4-bit weights: y = x W, W[k, n] = (code[k, n] - zero[k // 128, n]) * scale[k // 128, n].
 
-A byte holds the codes of rows k and k + 64 of a group. Codes become numbers without arithmetic: set into the mantissa of
-a fixed exponent they read OFFSET + code, and since x . (c - z) s = s (x . (OFFSET + c) - (OFFSET + z) sum(x)), scale and
-zero are applied once a group to the product instead of once a weight.
+A byte holds the codes of rows k and k + 64 of a group. Codes become numbers without arithmetic: set into the mantissa
+of a fixed exponent they read OFFSET + code, and since x . (c - z) s = s (x . (OFFSET + c) - (OFFSET + z) sum(x)), scale
+and zero are applied once a group to the product instead of once a weight.
 Source: MARLIN (Frantar et al., 2024) and AWQ (Lin et al., 2023); the mantissa trick from Kim et al., 2022.
 """
 

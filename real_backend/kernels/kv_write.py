@@ -1,4 +1,4 @@
-"""KV write (reshape and cache): keys[block, h, offset] = key[t, h], likewise values, slot[t] = block x block_size + offset.
+"""KV write (reshape and cache): keys[block, h, offset] = key[t, h], slot[t] = block x block_size + offset; and values.
 
 Source: `reshape_and_cache` of vLLM (Kwon et al., 2023).
 """

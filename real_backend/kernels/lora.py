@@ -1,8 +1,8 @@
 """Batched low-rank adapters of mixed ranks: y[t] += scale_a (x[t] A_a^T) B_a, a the adapter of token t.
 
-The matrices of all adapters lie in one pool, an adapter with rank r as r consecutive rows of it, so adapters of any rank
-share memory without padding. Tokens are sorted by adapter (`grouping`), and a tile of tokens meets one adapter: first
-down to its rank, then up.
+The matrices of all adapters lie in one pool, an adapter with rank r as r consecutive rows of it, so adapters of any
+rank share memory without padding. Tokens are sorted by adapter (`grouping`), and a tile of tokens meets one adapter:
+first down to its rank, then up.
 Source: Punica's SGMV (Chen et al., 2023); the unified pool of S-LoRA (Sheng et al., 2023).
 """
 
@@ -89,9 +89,7 @@ def _up(
     tl.store(place, total.to(y.dtype.element_ty), mask=mask)
 
 
-def add_adapters(
-    x: torch.Tensor, adapters: Adapters, groups: Groups, y: torch.Tensor, middle: torch.Tensor
-) -> None:
+def add_adapters(x: torch.Tensor, adapters: Adapters, groups: Groups, y: torch.Tensor, middle: torch.Tensor) -> None:
     """Add to each row of y (tokens, outputs) what its adapter makes of x (tokens, inputs); both contiguous.
 
     groups : of the tokens by adapter; those that have none are left out. middle : (tokens, greatest rank) of x's dtype,

@@ -37,9 +37,7 @@ def _merge(
     tl.store(out + (row * HEADS + head) * HEAD_DIM + d, total.to(out.dtype.element_ty))
 
 
-def merge(
-    partial: torch.Tensor, lse: torch.Tensor, pieces: Pieces, out: torch.Tensor, common_pieces: int = 0
-) -> None:
+def merge(partial: torch.Tensor, lse: torch.Tensor, pieces: Pieces, out: torch.Tensor, common_pieces: int = 0) -> None:
     """Write the attention of each row into `out`; a row without pieces gets zeros.
 
     partial : (slots, heads, head_dim) float32. lse : (slots, heads) float32. out : (rows, heads, head_dim).

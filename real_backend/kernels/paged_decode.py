@@ -71,8 +71,8 @@ def paged_decode(
 ) -> None:
     """Attention of one token a row; its own key and value are in the cache already.
 
-    q, out : (rows, heads, head_dim), contiguous. keys, values : (blocks, kv_heads, block_size, head_dim), contiguous, of
-    the dtype of q or float8_e4m3fn. tables : (rows, blocks a row) int32. workspace : of `decode_workspace`.
+    q, out : (rows, heads, head_dim), contiguous. keys, values : (blocks, kv_heads, block_size, head_dim), contiguous,
+    of the dtype of q or float8_e4m3fn. tables : (rows, blocks a row) int32. workspace : of `decode_workspace`.
     scale : of the scores; with an 8-bit cache times the scale of its keys. value_scale : of its values.
     """
     partial, lse = workspace
@@ -98,9 +98,7 @@ def decode_pieces(
     )  # fmt: skip
 
 
-def decode_workspace(
-    slots_: int, heads: int, head_dim: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
+def decode_workspace(slots_: int, heads: int, head_dim: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Partial results and their logarithms for so many pieces."""
     return (
         torch.empty(slots_, heads, head_dim, dtype=torch.float32, device=device),

@@ -1,4 +1,6 @@
-"""Causal attention of prompt chunks on a cached prefix: out[t, h] = softmax(scale q[t, h] . K[: p(t) + 1]) V[: p(t) + 1].
+"""Causal attention of prompt chunks on a cached prefix: out[t, h] = softmax(scale q[t, h] . K[: p + 1]) V[: p + 1].
+
+p is the position of token t.
 
 The chunks of a batch lie one after the other in q; their own keys and values are in the paged cache already, after the
 prefix. A program computes a tile of consecutive tokens for all heads of a group, so that a key is read once for the
@@ -128,9 +130,9 @@ def paged_prefill(
 ) -> None:
     """Attention of the chunks of several prompts.
 
-    q, out : (tokens, heads, head_dim), contiguous. keys, values : (blocks, kv_heads, block_size, head_dim), contiguous, of
-    the dtype of q or float8_e4m3fn. tables : (requests, blocks a request) int32. first_token : (requests + 1,) int32,
-    where each chunk begins in q, and its end. contexts : (requests,) int32, tokens cached before the chunk.
+    q, out : (tokens, heads, head_dim), contiguous. keys, values : (blocks, kv_heads, block_size, head_dim), contiguous,
+    of the dtype of q or float8_e4m3fn. tables : (requests, blocks a request) int32. first_token : (requests + 1,)
+    int32, where each chunk begins in q, and its end. contexts : (requests,) int32, tokens cached before the chunk.
     scale, value_scale : as of `paged_decode`. window : a token sees this many tokens, itself included.
     """
     tokens, heads, head_dim = q.shape

@@ -101,7 +101,7 @@ def quantised_decode(
     tail_pieces : exactly one piece a row (a tail of at most 256 tokens). workspace : `decode_workspace` of
     pieces.capacity + rows. q, out, scale : as `paged_decode`.
     """
-    rows, heads, head_dim = q.shape
+    _, heads, head_dim = q.shape
     _, kv_heads, block_size, _ = cache.key_codes.shape
     check_shape(head_dim, block_size)
     partial, lse = workspace

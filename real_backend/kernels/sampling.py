@@ -73,7 +73,7 @@ def _sample(
             threshold = tl.maximum(threshold, _threshold(logits, vocab, 1, top_p * mass, top, heat, BITS, PIECE))
     seed = tl.load(seeds + row)
     best = float("-inf")
-    token = 0
+    token = tl.cast(0, tl.int32)
     for start in range(0, vocab, PIECE):
         i = start + tl.arange(0, PIECE)
         x = tl.load(logits + i, mask=i < vocab, other=float("-inf")).to(tl.float32)
@@ -99,5 +99,6 @@ def sample(
     rows, vocab = logits.shape
     _sample[(rows,)](
         logits, logits.stride(0), temperatures, top_k, top_p, seeds, out, vocab, FILTER=top_k is not None,
-        BITS=16 if logits.dtype == torch.bfloat16 else 32, PIECE=min(_PIECE, triton.next_power_of_2(vocab)), num_warps=8,
+        BITS=16 if logits.dtype == torch.bfloat16 else 32, PIECE=min(_PIECE, triton.next_power_of_2(vocab)),
+        num_warps=8,
     )  # fmt: skip

@@ -22,8 +22,8 @@ else:
     if not torch.cuda.is_available():
         os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
 
-# Largest ||out - ref|| / ||ref|| against float64. Rounding of the inputs is not in it; that of a 16-bit result (2**-9 or
-# 2**-12 relative, uniform) and of the 16-bit softmax weights is.
+# Largest ||out - ref|| / ||ref|| against float64. Rounding of the inputs is not in it; that of a 16-bit result (2**-9
+# or 2**-12 relative, uniform) and of the 16-bit softmax weights is.
 TOLERANCE = {"bfloat16": 8e-3, "float16": 1.5e-3, "float32": 2e-3}
 
 

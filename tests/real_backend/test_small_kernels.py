@@ -139,16 +139,15 @@ def test_only_what_top_k_and_top_p_keep_is_drawn(lab, k, p):
         torch.full((rows,), k, dtype=torch.int32, **fill), torch.full((rows,), p, **fill),
     )  # fmt: skip
     drawn = {float(logits[0, i]) for i in out.tolist()}
-    assert drawn <= allowed and allowed < distinct or len(allowed) == len(distinct)
+    assert drawn <= allowed
+    assert allowed < distinct  # something is cut in every case
 
 
 def test_tokens_are_drawn_with_their_probability(lab):
     rows, temperature = lab.size(150, 100_000), 0.7
     logits = torch.tensor([0.0, 1.0, 2.0, 1.5], device=lab.device)
     out = torch.full((rows,), -1, device=lab.device)
-    sample(
-        logits.expand(rows, -1), torch.full((rows,), temperature, device=lab.device), lab.whole(1 << 40, rows), out
-    )
+    sample(logits.expand(rows, -1), torch.full((rows,), temperature, device=lab.device), lab.whole(1 << 40, rows), out)
     counts = out.bincount(minlength=4).cpu().numpy()
     expected = (logits.double() / temperature).softmax(0).cpu().numpy() * rows
     assert stats.chisquare(counts, expected).pvalue > 1e-7

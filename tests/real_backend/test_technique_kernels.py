@@ -1,4 +1,4 @@
-"""The kernels that serving techniques bring: shared prefixes, quantised KV, 4-bit weights, adapters, sparsity, experts."""
+"""The kernels that techniques bring: shared prefixes, quantised KV, 4-bit weights, adapters, sparsity, experts."""
 
 from __future__ import annotations
 
@@ -106,7 +106,9 @@ def test_four_bit_weights(lab, m, n, k):
         lab.close(out, x.double() @ ((codes.double() - spread[0]) * spread[1]))
 
 
-@pytest.mark.parametrize("ids, groups", [([0], 1), ([3, -1, 0, 3, 3, -1, 1], 5), ([2] * 40 + [0] * 17, 3), ([-1, -1], 4)])
+@pytest.mark.parametrize(
+    "ids, groups", [([0], 1), ([3, -1, 0, 3, 3, -1, 1], 5), ([2] * 40 + [0] * 17, 3), ([-1, -1], 4)]
+)
 def test_rows_are_sorted_into_whole_tiles(lab, ids, groups):
     result = group_rows(torch.tensor(ids, dtype=torch.int32, device=lab.device), groups, 16)
     rows, of_tile = result.rows.view(-1, 16).tolist(), result.group.tolist()
@@ -118,7 +120,9 @@ def test_rows_are_sorted_into_whole_tiles(lab, ids, groups):
     assert sorted(found) == [i for i, group in enumerate(ids) if group >= 0]
 
 
-@pytest.mark.parametrize("tokens, experts, top_k, hidden, inter", [(1, 4, 2, 64, 32), (37, 8, 2, 100, 48), (40, 3, 3, 32, 16)])
+@pytest.mark.parametrize(
+    "tokens, experts, top_k, hidden, inter", [(1, 4, 2, 64, 32), (37, 8, 2, 100, 48), (40, 3, 3, 32, 16)]
+)
 def test_experts(lab, tokens, experts, top_k, hidden, inter):
     for dtype in lab.dtypes:
         x = lab.random(tokens, hidden, dtype=dtype)

@@ -1,0 +1,156 @@
+"""The real engine: the list-walking loop of `sim.oracle`, whose iterations run a model instead of asking for a price.
+
+Policies, block counts, preemption and the books on every request are the simulator's own code. What is added here are
+the tokens, the blocks' places in the cache, and the clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from time import monotonic
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from simpy.rt import RealtimeEnvironment
+
+from ..costmodels.base import TICKS_PER_SECOND
+from ..errors import InputError
+from ..sim.core import Request
+from ..sim.oracle import ListEngine
+from ..sim.records import Recorder
+from .batch import Row, make_batch
+from .graphs import DecodeGraphs
+from .model import Model
+
+
+class WallClock(RealtimeEnvironment):
+    """SimPy's real-time environment in ticks: events happen at their time, or as soon afterwards as they can."""
+
+    def __init__(self) -> None:
+        super().__init__(initial_time=0, factor=1 / TICKS_PER_SECOND, strict=False)
+
+    def run(self, until: Any = None) -> Any:
+        """Time begins when the run does."""
+        self.sync()
+        return super().run(until)
+
+    def ticks(self) -> int:
+        """The wall clock now."""
+        return round((monotonic() - self.real_start) * TICKS_PER_SECOND)
+
+
+class RealEngine(ListEngine):
+    """One engine on one device. Arguments as `ListEngine`.
+
+    On a `WallClock` an iteration ends when its tokens are on the host, and what a request waits for beside others
+    counts as its own prefill or decode: a real batch does not show what its members would have taken alone. On a
+    simulated clock the cost model says when it ends.
+
+    model : with as many KV blocks as the engine has. prompt : the token ids of a request's prompt.
+    graphs : of decodes alone, or None. deliver : is given each request that ends with the tokens it got.
+    """
+
+    def __init__(
+        self, *arguments: Any, model: Model, prompt: Callable[[Request], list[int]], recorder: Recorder, number: int,
+        graphs: DecodeGraphs | None = None, deliver: Callable[[Request, Sequence[int]], None] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(*arguments)
+        if self.limits.fixed_blocks:
+            raise InputError("model", "layers whose cache does not grow with the context", "attention in every layer")
+        self.model, self.graphs, self.deliver, self._prompt = model, graphs, deliver, prompt
+        self.shape = model.shape()
+        self.busy = 0
+        self._leaps, self._odd_gaps = recorder.leaps[number], recorder.odd_gaps[number]
+        self._tokens: dict[Request, list[int]] = {}
+        self._tables: dict[Request, list[int]] = {}
+        self._saved: dict[Request, torch.Tensor] = {}  # cache contents of swapped-out requests, on the host
+        self._spare = list(range(self.total_blocks - 1, -1, -1))
+
+    # -- an iteration --------------------------------------------------------------------------------------------
+
+    def compute(self, flight: SimpleNamespace, ghosts: int) -> None:
+        """Run the model on a batch; see `ListEngine.compute`."""
+        wall = self.env if isinstance(self.env, WallClock) else None
+        if wall is None:
+            super().compute(flight, ghosts)
+        chunks = [self._row(request, tokens) for request, tokens in flight.parts]
+        decodes = [self._row(request, 1) for request in flight.decodes]
+        launched = wall.ticks() if wall else 0
+        tokens = self._run(chunks, decodes + decodes[-1:] * ghosts)
+        if wall:
+            flight.end = max(wall.ticks(), self.now + 1)
+            flight.host = min(max(launched - self.now, 0), flight.end - self.now)
+            flight.pure = flight.end - self.now - flight.host
+            flight.own = [flight.pure] * len(chunks)
+        self.busy += flight.end - flight.start
+        flight.used, flight.queue = self.total_blocks - self.pool.free, len(self.waiting)
+        complete = [request.computed + part >= request.target for request, part in flight.parts]
+        running = [request for request, _ in flight.parts] + flight.decodes
+        for request, token, due in zip(running, tokens, complete + [True] * len(decodes), strict=False):
+            if due:
+                self._tokens[request].append(token)
+
+    def _run(self, chunks: list[Row], decodes: list[Row]) -> list[int]:
+        """The next token of each row, on the host."""
+        if not chunks and self.graphs and self.graphs.fits(len(decodes)):
+            return self.graphs.run(decodes).tolist()
+        model = self.model
+        return model.operators.sample(model.forward(make_batch(chunks, decodes, self.shape))).tolist()
+
+    def _row(self, request: Request, count: int) -> Row:
+        table = self._tables.setdefault(request, [])
+        while len(table) < request.blocks:
+            table.append(self._spare.pop())
+        if request in self._saved:
+            saved = self._saved.pop(request)
+            self.model.restore(saved, table[: len(saved)])
+        if request not in self._tokens:
+            self._tokens[request] = self._prompt(request)
+        return Row(self._tokens[request][request.computed : request.computed + count], request.computed, table)
+
+    def land(self, flight: SimpleNamespace) -> None:
+        """Book a batch, and its row in the log."""
+        before = len(self.gaps)
+        super().land(flight)
+        decodes = len(flight.decodes)
+        gaps, restarts = self.gaps[before : before + decodes], self.gaps[before + decodes :]
+        usual = gaps[0] if gaps else 0
+        prompts = sum(tokens for _, tokens in flight.parts)
+        self._leaps.append((
+            flight.start, flight.end - flight.start, 0, usual, 1, decodes, prompts, len(flight.parts), flight.queue,
+            flight.used,
+        ))  # fmt: skip
+        for gap in gaps:
+            if gap != usual:
+                self._odd_gaps.append((gap, 1))
+                self._odd_gaps.append((usual, -1))
+        for gap in restarts:
+            self._odd_gaps.append((gap, 1))
+
+    # -- where requests come and go ------------------------------------------------------------------------------
+
+    def release(self, request: Request, preempted: bool = False) -> None:
+        """Take the blocks back."""
+        super().release(request, preempted)
+        self._spare += reversed(self._tables.pop(request, []))
+        if not preempted:
+            self._forget(request)
+
+    def preempt(self, request: Request) -> None:
+        """Free a victim's blocks; what goes to the host is copied before anybody writes over it."""
+        table = self._tables.get(request, [])
+        super().preempt(request)
+        if request in self.swapped:
+            self._saved[request] = self.model.save(table)
+
+    def drop(self, request: Request) -> None:
+        """Let a request go that will not finish."""
+        super().drop(request)
+        self._saved.pop(request, None)
+        self._forget(request)
+
+    def _forget(self, request: Request) -> None:
+        tokens = self._tokens.pop(request, None)
+        if self.deliver and tokens is not None:
+            self.deliver(request, tokens[request.prompt_tokens :])

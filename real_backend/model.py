@@ -1,0 +1,199 @@
+"""A Llama-architecture model with random weights, built from any model card: the operators of `costmodels.shapes`, run.
+
+The list of a card's operators (`stage_operators`) names every matrix and its size on one rank, so what is computed
+here is what the cost models price. With `tensor_parallel_size` > 1 the model is one rank of so many, without its
+collectives: right in shape and time, wrong in value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from ..configs.model import Attention, DenseMLP, ModelCard, MoE, Parallelism, check_parallel
+from ..costmodels.operators import AttentionCall, Experts, Gemm, LayerOperators
+from ..costmodels.shapes import stage_operators
+from ..errors import InputError
+from .batch import Batch, Shape
+from .operators import Operators, TorchOperators, TritonOperators, route
+from .reference import rotary_table
+
+TORCH_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+_THETA = 500_000.0  # Llama 3's; what it is changes no time
+
+
+def check_supported(card: ModelCard) -> None:
+    """Raise InputError for a model that is not of the Llama architecture, dense or with experts, in 16 bits."""
+    for group in card.groups:
+        mixer, mlp = group.mixer, group.mlp
+        if not isinstance(mixer, Attention):
+            found = f"{card.name} has {type(mixer).__name__} layers"
+        elif not isinstance(mlp, DenseMLP | MoE) or not mlp.gated or mlp.bias or card.positions:
+            found = f"{card.name} has feed-forward blocks or positions of another kind than Llama's"
+        elif isinstance(mlp, MoE) and mlp.shared_intermediate:
+            found = f"{card.name} has shared experts"
+        elif card.linear.bits not in (16, 32) or card.experts != card.linear:
+            found = f"{card.name} stores its weights in {card.linear.bits:g} bits"
+        else:
+            continue
+        expected = "a model of the Llama architecture with 16-bit weights: Llama, Mistral, Qwen, Mixtral"
+        raise InputError("model", found, expected)
+
+
+@dataclass
+class Layer:
+    """The weights and the part of the cache of one layer.
+
+    matrices : by operator, (outputs, inputs), or (experts, outputs, inputs) for "up" and "down" of experts.
+    """
+
+    call: AttentionCall
+    mlp: DenseMLP | MoE
+    norms: tuple[torch.Tensor, torch.Tensor]
+    matrices: dict[str, torch.Tensor]
+    biases: dict[str, torch.Tensor]
+    keys: torch.Tensor
+    values: torch.Tensor
+
+
+class Model:
+    """Weights, a paged KV cache of `num_blocks` blocks, and the forward pass.
+
+    operators : torch's, or the kernels where the device is a GPU. dtype : the card's unless another is given.
+    cache : (2 x layers, num_blocks, numbers of a block): a layer's keys, its values, the next layer's keys, ...
+
+    Raises InputError for a card that `check_supported` refuses.
+    """
+
+    def __init__(
+        self,
+        card: ModelCard,
+        *,
+        device: torch.device | str,
+        num_blocks: int,
+        block_size: int,
+        tensor_parallel_size: int = 1,
+        dtype: torch.dtype | None = None,
+        kv_dtype: torch.dtype | None = None,
+        seed: int = 0,
+        operators: Operators | None = None,
+    ) -> None:
+        check_supported(card)
+        parallel = Parallelism(tensor_parallel_size)
+        check_parallel(card, parallel)
+        self.card, self.block_size = card, block_size
+        self.device = torch.device(device)
+        self.dtype = dtype or TORCH_DTYPES[card.dtype]
+        self.operators = operators or (TritonOperators() if self.device.type == "cuda" else TorchOperators())
+        self._generator = torch.Generator(self.device).manual_seed(seed)
+        stage = stage_operators(card, parallel, 0)
+        by_group = iter(stage.layers)
+        groups = [next(by_group) for _ in card.groups]
+        mixer = _mixer(groups[0])
+        numbers = mixer.kv_heads * block_size * mixer.head_dim
+        self.cache = torch.zeros(2 * card.layers, num_blocks, numbers, dtype=kv_dtype or self.dtype, device=self.device)
+        self.layers = [self._layer(groups[group], i) for i, group in enumerate(card.order)]
+        vocabulary = -(-card.vocab_size // tensor_parallel_size)
+        self.embedding = self._matrix(vocabulary, card.hidden_size) * card.hidden_size**0.5
+        self.norm = self._ones(card.hidden_size)
+        self.head = self.embedding if card.tie_word_embeddings else self._matrix(vocabulary, card.hidden_size)
+        self.angles = rotary_table(card.max_position_embeddings or 1 << 17, mixer.head_dim, _THETA, self.device)
+
+    # -- weights -------------------------------------------------------------------------------------------------
+
+    def _matrix(self, *shape: int) -> torch.Tensor:
+        """Random weights that keep the size of what they multiply."""
+        weights = torch.empty(*shape, dtype=self.dtype, device=self.device)
+        return weights.normal_(std=shape[-1] ** -0.5, generator=self._generator)
+
+    def _ones(self, size: int) -> torch.Tensor:
+        return torch.ones(size, dtype=self.dtype, device=self.device)
+
+    def _layer(self, group: LayerOperators, number: int) -> Layer:
+        mixer = _mixer(group)
+        shape = (-1, mixer.kv_heads, self.block_size, mixer.head_dim)
+        keys, values = self.cache[2 * number].view(shape), self.cache[2 * number + 1].view(shape)
+        matrices, biases = {}, {}
+        for operator in group.rows:
+            if isinstance(operator, Gemm):
+                matrices[operator.name] = self._matrix(operator.outputs, operator.inputs)
+                if operator.bias:
+                    biases[operator.name] = self._matrix(operator.outputs)
+            elif isinstance(operator, Experts):
+                matrices["up"] = self._matrix(operator.held, 2 * operator.intermediate, operator.hidden)
+                matrices["down"] = self._matrix(operator.held, operator.hidden, operator.intermediate)
+        mlp = self.card.groups[self.card.order[number]].mlp
+        assert mlp is not None
+        norms = self._ones(self.card.hidden_size), self._ones(self.card.hidden_size)
+        return Layer(group.attention, mlp, norms, matrices, biases, keys, values)
+
+    # -- inputs --------------------------------------------------------------------------------------------------
+
+    def shape(self) -> Shape:
+        """What a batch for this model is made with."""
+        windows = tuple(dict.fromkeys(_mixer_of(layer).window for layer in self.layers))
+        processors = 0
+        if isinstance(self.operators, TritonOperators):
+            from .kernels.tuning import processors as count
+
+            processors = count(self.device)
+        return Shape(self.block_size, _mixer_of(self.layers[0]).kv_heads, windows, processors, self.device)
+
+    # -- the forward pass ----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Logits of the last row of each request: (requests, vocabulary)."""
+        x = F.embedding(batch.tokens % len(self.embedding), self.embedding)
+        residual = None
+        for layer in self.layers:
+            x, residual = self.operators.add_norm(x, residual, layer.norms[0])
+            x = self.attend(layer, x, batch)
+            x, residual = self.operators.add_norm(x, residual, layer.norms[1])
+            x = self.feed_forward(layer, x)
+        x, _ = self.operators.add_norm(x, residual, self.norm)
+        return F.linear(x[batch.ends], self.head)
+
+    def attend(self, layer: Layer, x: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The attention block of a layer."""
+        mixer = _mixer_of(layer)
+        qkv = F.linear(x, layer.matrices["qkv_proj"], layer.biases.get("qkv_proj"))
+        qkv = qkv.view(len(x), -1, mixer.head_dim)
+        q, key, value = qkv.split([mixer.heads, mixer.kv_heads, mixer.kv_heads], dim=1)
+        q = self.operators.rotary_and_cache(q, key, value, self.angles, layer.keys, layer.values, batch)
+        mixed = self.operators.attention(q, layer.keys, layer.values, batch, mixer.head_dim**-0.5, mixer.window)
+        return F.linear(mixed.reshape(len(x), -1), layer.matrices["o_proj"], layer.biases.get("o_proj"))
+
+    def feed_forward(self, layer: Layer, x: torch.Tensor) -> torch.Tensor:
+        """The dense block or the experts of a layer."""
+        if isinstance(layer.mlp, MoE):
+            chosen, weights = route(F.linear(x, layer.matrices["router"]), layer.mlp.top_k)
+            return self.operators.experts(x, chosen, weights, layer.matrices["up"], layer.matrices["down"])
+        wide = F.linear(x, layer.matrices["gate_up_proj"])
+        return F.linear(self.operators.silu_mul(wide), layer.matrices["down_proj"])
+
+    # -- the cache -----------------------------------------------------------------------------------------------
+
+    def save(self, table: Sequence[int]) -> torch.Tensor:
+        """The contents of blocks, on the host: (blocks, 2 x layers, numbers of a block)."""
+        ids = torch.tensor(table, dtype=torch.int64, device=self.device)
+        return self.operators.gather(self.cache, ids).cpu()
+
+    def restore(self, saved: torch.Tensor, table: Sequence[int]) -> None:
+        """Put the contents of as many blocks back."""
+        ids = torch.tensor(table, dtype=torch.int64, device=self.device)
+        self.operators.scatter(saved.to(self.device), self.cache, ids)
+
+
+def _mixer(group: LayerOperators) -> Attention:
+    mixer = group.attention.mixer
+    assert isinstance(mixer, Attention)
+    return mixer
+
+
+def _mixer_of(layer: Layer) -> Attention:
+    assert isinstance(layer.call.mixer, Attention)
+    return layer.call.mixer

@@ -1,0 +1,86 @@
+"""Serves a trace for real: a plan's one replica as a `RealEngine`, on the wall clock or on a simulated one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from simpy import Environment
+
+from ..configs.plan import Plan
+from ..errors import InputError
+from ..sim.core import Request
+from ..sim.deploy import Deployment, deploy
+from ..sim.run import Progress, Run, run
+from ..traces.streams import Stream
+from ..traces.table import RequestTable
+from .batch import Row, make_batch
+from .engine import RealEngine, WallClock
+from .graphs import DecodeGraphs
+from .model import Model
+
+
+def serve(
+    table: RequestTable,
+    plan: Plan,
+    *,
+    device: torch.device | str,
+    seed: int = 0,
+    wall_clock: bool = True,
+    graph_sizes: Sequence[int] = (),
+    progress: Progress | None = None,
+    deliver: Callable[[Request, Sequence[int]], None] | None = None,
+) -> Run:
+    """Serve `table` with the model of `plan`, random weights and random prompts; the books are those of a simulation.
+
+    wall_clock : take as long as it takes, each request at its time; else the plan's cost model says how long an
+        iteration lasts. graph_sizes : batches of decodes to capture as CUDA graphs, on a GPU.
+    deliver : is given each request that ends with the tokens it got.
+
+    Raises InputError for a plan of more than one device, or for what `Model` does not support.
+    """
+    deployment = only_deployment(plan)
+    limits = deployment.limits
+    model = Model(
+        deployment.model, device=device, num_blocks=deployment.blocks, block_size=limits.block_size, seed=seed
+    )
+    graphs = None
+    if graph_sizes and model.device.type == "cuda":
+        sizes = [size for size in graph_sizes if size <= limits.max_num_seqs]
+        graphs = DecodeGraphs(model, sizes, limits.blocks(limits.max_model_len))
+    if wall_clock:
+        warm_up(model, limits.max_num_batched_tokens)
+    vocabulary = deployment.model.vocab_size
+
+    def prompt(request: Request) -> list[int]:
+        ids: list[int] = Stream(seed, f"prompt/{request.row}").integers(request.prompt_tokens, vocabulary).tolist()
+        return ids
+
+    engine = partial(RealEngine, model=model, prompt=prompt, graphs=graphs, deliver=deliver)
+    if len(table):  # nobody waits for the first arrival
+        table = dataclasses.replace(table, arrival=table.arrival - table.arrival[0])
+    env = WallClock() if wall_clock else Environment(initial_time=0)
+    return run(table, plan, seed=seed, engine=engine, env=env, progress=progress)
+
+
+def only_deployment(plan: Plan) -> Deployment:
+    """The plan's one pool, deployed. Raises InputError where the plan needs more than one device."""
+    deployments = deploy(plan)
+    accelerators = sum(d.pool.accelerators for d in deployments)
+    if accelerators != 1:
+        raise InputError("pools", f"{accelerators} accelerators", "a plan of one replica on one, for the real engine")
+    return deployments[0]
+
+
+def warm_up(model: Model, max_num_batched_tokens: int) -> None:
+    """Run batches of the sizes to come, so that nothing is compiled or allocated for the first time in a timed run."""
+    room = model.cache.shape[1] * model.block_size
+    tokens = min(max_num_batched_tokens, room)
+    while tokens >= 1:
+        table = list(range(-(-tokens // model.block_size)))
+        chunks = [Row([0] * tokens, 0, table)] if tokens > 1 else []
+        batch = make_batch(chunks, [Row([0], 0, [0])], model.shape())
+        model.operators.sample(model.forward(batch)).tolist()
+        tokens //= 2

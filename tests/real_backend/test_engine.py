@@ -1,0 +1,204 @@
+"""The real engine: its model against a dense reference, and its decisions against the simulator's."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from functools import partial
+from time import monotonic
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from servecast.configs.huggingface import model_from_config
+from servecast.configs.plan import plan_from
+from servecast.errors import InputError
+from servecast.real_backend import reference
+from servecast.real_backend.batch import Row, make_batch
+from servecast.real_backend.engine import RealEngine
+from servecast.real_backend.model import Model
+from servecast.real_backend.operators import EPSILON, TritonOperators
+from servecast.real_backend.serve import serve
+from servecast.sim.report import build_report
+from servecast.sim.run import run
+from servecast.traces.streams import Stream
+from servecast.traces.table import RequestTable
+
+DENSE = {
+    "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 96, "vocab_size": 300,
+    "max_position_embeddings": 512, "torch_dtype": "float16",
+}  # fmt: skip
+CONFIGS = {
+    "dense": DENSE,
+    "tied, biased, in a window": {**DENSE, "model_type": "mistral", "tie_word_embeddings": True, "attention_bias": True,
+                                  "sliding_window": 9},
+    "experts": {**DENSE, "model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2,
+                "moe_intermediate_size": 48},
+}  # fmt: skip
+
+
+def dense(model: Model, tokens: list[int]) -> torch.Tensor:
+    """Logits of every token of one sequence, by the textbook: no cache, no pages, no chunks."""
+    mixer = model.layers[0].call.mixer
+    at = torch.arange(len(tokens), device=model.device)
+    angles = model.angles.to(model.dtype)
+    x = model.embedding[torch.tensor(tokens, device=model.device)]
+    for layer in model.layers:
+        normed = reference.rms_norm(x, layer.norms[0], EPSILON)
+        qkv = F.linear(normed, layer.matrices["qkv_proj"], layer.biases.get("qkv_proj"))
+        q, key, value = qkv.view(len(tokens), -1, mixer.head_dim).split(
+            [mixer.heads, mixer.kv_heads, mixer.kv_heads], dim=1
+        )
+        q, key = reference.rotary(q, at, angles), reference.rotary(key, at, angles)
+        key, value = (part.repeat_interleave(mixer.heads // mixer.kv_heads, 1) for part in (key, value))
+        scores = torch.einsum("ihd,jhd->hij", q, key) * mixer.head_dim**-0.5
+        hidden = at[None, :] > at[:, None]
+        if mixer.window:
+            hidden |= at[None, :] <= at[:, None] - mixer.window
+        mixed = torch.einsum("hij,jhd->ihd", scores.masked_fill(hidden, float("-inf")).softmax(-1), value)
+        x = x + F.linear(mixed.flatten(1), layer.matrices["o_proj"], layer.biases.get("o_proj"))
+        normed = reference.rms_norm(x, layer.norms[1], EPSILON)
+        if "router" in layer.matrices:
+            shares = F.linear(normed, layer.matrices["router"]).softmax(-1)
+            kept, chosen = shares.topk(layer.mlp.top_k, dim=-1)
+            parts, up, down = [], layer.matrices["up"], layer.matrices["down"]
+            for i, row in enumerate(normed):
+                outs = [down[e] @ reference.silu_mul(up[e] @ row) for e in chosen[i]]
+                parts.append(sum(w * out for w, out in zip(kept[i] / kept[i].sum(), outs, strict=True)))
+            x = x + torch.stack(parts)
+        else:
+            wide = F.linear(normed, layer.matrices["gate_up_proj"])
+            x = x + F.linear(reference.silu_mul(wide), layer.matrices["down_proj"])
+    return F.linear(reference.rms_norm(x, model.norm, EPSILON), model.head)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("kernels", [False, True], ids=["torch", "triton"])
+def test_logits_are_those_of_a_dense_model(lab, name, kernels):
+    """Two requests through chunks, decodes and mixed batches, over scattered blocks; every logit counts."""
+    dtype = torch.float32 if kernels else torch.float64
+    card = model_from_config(CONFIGS[name], name)
+    model = Model(card, device=lab.device, num_blocks=24, block_size=8, dtype=dtype, operators=None)
+    if kernels:
+        model.operators = TritonOperators()
+    model.cache.fill_(float("nan"))
+    tokens = lab.whole(300, 2, 40).tolist()
+    tables = torch.randperm(24, device=lab.device)[:12].view(2, 6).tolist()
+    expected = [dense(model, row) for row in tokens]
+    iterations = [  # (request, computed before, computed then)
+        [(0, 0, 11)], [(0, 11, 20), (1, 0, 7)], [(1, 7, 30), (0, 20, 21)], [(1, 30, 31), (0, 21, 22)], [(1, 31, 32)],
+    ]  # fmt: skip
+    for iteration in iterations:
+        rows = [Row(tokens[r][a:b], a, tables[r]) for r, a, b in iteration]
+        chunks = [row for row in rows if len(row.tokens) > 1]
+        logits = model.forward(make_batch(chunks, rows[len(chunks) :], model.shape()))
+        for (r, _, b), got in zip(iteration, logits, strict=True):
+            off = (got - expected[r][b - 1]).norm() / expected[r][b - 1].norm()
+            assert off < (2e-3 if lab.real else 1e-4 if kernels else 1e-6), (name, iteration, float(off))
+
+
+@pytest.fixture
+def plan_for(tmp_path):
+    """A plan with a tiny model and little memory."""
+
+    def make(config=DENSE, **pool):
+        path = tmp_path / "tiny.json"
+        path.write_text(json.dumps(config))
+        pool = {"name": "p", "hardware": "h100", "max_model_len": 256, "num_gpu_blocks_override": 40,
+                "max_num_seqs": 8, "max_num_batched_tokens": 64, **pool}  # fmt: skip
+        return plan_from({"model": str(path), "engine": "vllm-0.19", "pools": [pool]})
+
+    return make
+
+
+def workload(requests: int, rate: float, seed: int = 0) -> RequestTable:
+    stream = Stream(seed, "workload")
+    arrival = np.cumsum(stream.exponential(requests)) / rate
+    return RequestTable(arrival - arrival[0], 1 + stream.integers(requests, 90), 1 + stream.integers(requests, 40))
+
+
+def iterations(outcome):
+    """Start, length, decodes and prompt tokens of every iteration, leaps written out."""
+    c = {name: column.astype(np.int64) for name, column in outcome.recorder.leaps[0].columns().items()}
+    rows = []
+    for start, base, slope, k, decodes, tokens in zip(
+        *(c[n].tolist() for n in ("start", "base", "slope", "iterations", "decodes", "prefill_tokens")), strict=True
+    ):
+        for j in range(k):
+            rows.append((start, base + j * slope, decodes, tokens))
+            start += base + j * slope
+    return rows
+
+
+POLICIES = {
+    "vllm v1": {},
+    "long prompts in parts": {"long_prefill_token_threshold": 16},
+    "shortest first": {"queue": "sjf"},
+    "swapping": {"engine": "vllm-0.6", "kv": "swap", "swap_space": 0.001, "max_num_batched_tokens": 256},
+    "sarathi": {"batch": "sarathi"},
+}
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_simulator_and_real_engine_decide_alike(plan_for, name):
+    """On one clock, the same admissions, chunks, preemptions and compositions, to the tick."""
+    plan, table = plan_for(**POLICIES[name]), workload(40, 2000.0)
+    simulated, served = run(table, plan), serve(table, plan, device="cpu", wall_clock=False)
+    for column, values in simulated.recorder.requests.columns().items():
+        np.testing.assert_array_equal(values, served.recorder.requests.columns()[column], err_msg=column)
+    assert iterations(simulated) == iterations(served)
+    assert all(served.invariants.values()), served.invariants
+    assert served.recorder.requests.columns()["preemptions"].sum() > 0
+    reports = build_report(simulated), build_report(served)
+    for key in ("mean_itl_ms", "p50_itl_ms", "p99_itl_ms", "mean_tpot_ms"):
+        assert reports[0][key] == pytest.approx(reports[1][key]), key
+
+
+@pytest.mark.parametrize("name", ["vllm v1", "swapping"])
+def test_tokens_do_not_depend_on_who_shares_the_batch(plan_for, name):
+    """Through chunks, preemptions and swaps, each request gets what the textbook model would have said."""
+    plan, table = plan_for(**POLICIES[name]), workload(12, 5000.0)
+    card = model_from_config(DENSE, "tiny")
+    model = Model(card, device="cpu", num_blocks=18, block_size=16, dtype=torch.float64)
+    plan = dataclasses.replace(plan, pools=(dataclasses.replace(plan.pools[0], num_gpu_blocks_override=18),))
+    prompts = [Stream(1, str(row)).integers(n, 300).tolist() for row, n in enumerate(table.prompt_tokens)]
+    answers = {}
+    engine = partial(
+        RealEngine, model=model, prompt=lambda r: list(prompts[r.row]),
+        deliver=lambda r, tokens: answers.update({r.row: list(tokens)}),
+    )  # fmt: skip
+    served = run(table, plan, engine=engine)
+    assert served.recorder.requests.columns()["preemptions"].sum() > 0
+    for row, prompt in enumerate(prompts):
+        assert len(answers[row]) == table.output_tokens[row]
+        expected = dense(model, prompt + answers[row])[len(prompt) - 1 : -1].argmax(-1)
+        assert answers[row] == expected.tolist()
+
+
+def test_on_the_wall_clock_time_is_what_passes(plan_for):
+    plan, table = plan_for(num_gpu_blocks_override=20), workload(12, 30.0)
+    began = monotonic()
+    served = serve(table, plan, device="cpu")
+    took = monotonic() - began
+    report = build_report(served)
+    assert all(served.invariants.values()), served.invariants
+    assert report["completed"] == 12 and report["total_output_tokens"] == table.output_tokens.sum()
+    assert table.arrival[-1] < report["duration"] < took
+    log = served.recorder.leaps[0].columns()
+    assert (np.diff(log["start"]) >= log["base"][:-1]).all()  # one iteration at a time
+    assert log["base"].sum() == served.engines[0].busy <= served.duration
+
+
+def test_what_the_engine_cannot_run_is_refused(plan_for):
+    table = workload(2, 10.0)
+    with pytest.raises(InputError, match="pools: 2 accelerators; expected a plan of one replica"):
+        serve(table, plan_for(replicas=2), device="cpu")
+    for config, found in (
+        ({**DENSE, "model_type": "opt", "ffn_dim": 128}, "of another kind than Llama's"),
+        ({**DENSE, "quantization_config": {"quant_method": "fp8"}}, "stores its weights in 8 bits"),
+    ):
+        with pytest.raises(InputError, match=found):
+            serve(table, plan_for(config), device="cpu")
