@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from simpy.rt import RealtimeEnvironment
 
-from ..costmodels.base import TICKS_PER_SECOND
+from ..costmodels.base import TICKS_PER_SECOND, ticks
 from ..errors import InputError
 from ..sim.core import Request
 from ..sim.oracle import ListEngine
@@ -22,6 +22,7 @@ from ..sim.records import Recorder
 from .batch import Row, make_batch
 from .graphs import DecodeGraphs
 from .model import Model
+from .stopwatch import Stopwatch
 
 
 class WallClock(RealtimeEnvironment):
@@ -44,7 +45,8 @@ class RealEngine(ListEngine):
     """One engine on one device. Arguments as `ListEngine`.
 
     On a `WallClock` an iteration ends when its tokens are on the host, and what a request waits for beside others
-    counts as its own prefill or decode: a real batch does not show what its members would have taken alone. On a
+    counts as its own prefill or decode: a real batch does not show what its members would have taken alone. The host's
+    part of an iteration is what the device does not need of the time from one start to the next. On a
     simulated clock the cost model says when it ends.
 
     model : with as many KV blocks as the engine has. prompt : the token ids of a request's prompt.
@@ -76,12 +78,11 @@ class RealEngine(ListEngine):
             super().compute(flight, ghosts)
         chunks = [self._row(request, tokens) for request, tokens in flight.parts]
         decodes = [self._row(request, 1) for request in flight.decodes]
-        launched = wall.ticks() if wall else 0
-        tokens = self._run(chunks, decodes + decodes[-1:] * ghosts)
+        tokens, seconds = self._run(chunks, decodes + decodes[-1:] * ghosts)
         if wall:
             flight.end = max(wall.ticks(), self.now + 1)
-            flight.host = min(max(launched - self.now, 0), flight.end - self.now)
-            flight.pure = flight.end - self.now - flight.host
+            flight.pure = min(ticks(seconds), flight.end - self.now)
+            flight.host = flight.end - self.now - flight.pure
             flight.own = [flight.pure] * len(chunks)
         self.busy += flight.end - flight.start
         flight.used, flight.queue = self.total_blocks - self.pool.free, len(self.waiting)
@@ -91,12 +92,13 @@ class RealEngine(ListEngine):
             if due:
                 self._tokens[request].append(token)
 
-    def _run(self, chunks: list[Row], decodes: list[Row]) -> list[int]:
-        """The next token of each row, on the host."""
-        if not chunks and self.graphs and self.graphs.fits(len(decodes)):
-            return self.graphs.run(decodes).tolist()
-        model = self.model
-        return model.operators.sample(model.forward(make_batch(chunks, decodes, self.shape))).tolist()
+    def _run(self, chunks: list[Row], decodes: list[Row]) -> tuple[list[int], float]:
+        """The next token of each row, on the host, and the seconds that the device took."""
+        graphs = self.graphs if self.graphs and not chunks and self.graphs.fits(len(decodes)) else None
+        batch = graphs.prepare(decodes) if graphs else make_batch(chunks, decodes, self.shape)
+        with Stopwatch(self.model.device) as watch:
+            tokens = graphs.replay(batch) if graphs else self.model.next_tokens(batch)
+        return tokens[: len(chunks) + len(decodes)].tolist(), watch.seconds()
 
     def _row(self, request: Request, count: int) -> Row:
         table = self._tables.setdefault(request, [])

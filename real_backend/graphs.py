@@ -35,11 +35,11 @@ class DecodeGraphs:
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(_WARM_UP):
-                model.operators.sample(model.forward(batch))
+                model.next_tokens(batch)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=pool):
-            out = model.operators.sample(model.forward(batch))
+            out = model.next_tokens(batch)
         return graph, batch, out
 
     def _batch(self, decodes: Sequence[Row], size: int) -> Batch:
@@ -49,14 +49,18 @@ class DecodeGraphs:
         """Whether a captured batch is large enough."""
         return bool(self.sizes) and decodes <= self.sizes[-1]
 
-    def run(self, decodes: Sequence[Row]) -> torch.Tensor:
-        """The next token of each decode, on the device."""
+    def prepare(self, decodes: Sequence[Row]) -> Batch:
+        """The inputs, in the memory of the least graph that holds so many decodes."""
         size = next(size for size in self.sizes if size >= len(decodes))
-        graph, batch, out = self._graphs[size]
-        new = self._batch(decodes, size)
+        batch, new = self._graphs[size][1], self._batch(decodes, size)
         for name in ("tokens", "positions", "slots", "tables"):
             getattr(batch, name).copy_(getattr(new, name), non_blocking=True)
         for window, pieces in batch.pieces.items():
             pieces.copy_(new.pieces[window])
+        return batch
+
+    def replay(self, batch: Batch) -> torch.Tensor:
+        """The next token of each row of a batch from `prepare`, on the device."""
+        graph, _, out = self._graphs[len(batch.ends)]
         graph.replay()
-        return out[: len(decodes)]
+        return out

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from ..configs.model import Attention, DenseMLP, ModelCard, MoE, Parallelism, check_parallel
-from ..costmodels.operators import AttentionCall, Experts, Gemm, LayerOperators
+from ..costmodels.operators import Experts, Gemm, LayerOperators
 from ..costmodels.shapes import stage_operators
 from ..errors import InputError
 from .batch import Batch, Shape
@@ -50,7 +50,7 @@ class Layer:
     matrices : by operator, (outputs, inputs), or (experts, outputs, inputs) for "up" and "down" of experts.
     """
 
-    call: AttentionCall
+    mixer: Attention  # this rank's heads
     mlp: DenseMLP | MoE
     norms: tuple[torch.Tensor, torch.Tensor]
     matrices: dict[str, torch.Tensor]
@@ -93,6 +93,10 @@ class Model:
         by_group = iter(stage.layers)
         groups = [next(by_group) for _ in card.groups]
         mixer = _mixer(groups[0])
+        if any(_mixer(group).kv_heads * _mixer(group).head_dim != mixer.kv_heads * mixer.head_dim for group in groups):
+            raise InputError(
+                "model", f"{card.name} caches more in some layers than in others", "layers with one KV shape"
+            )
         numbers = mixer.kv_heads * block_size * mixer.head_dim
         self.cache = torch.zeros(2 * card.layers, num_blocks, numbers, dtype=kv_dtype or self.dtype, device=self.device)
         self.layers = [self._layer(groups[group], i) for i, group in enumerate(card.order)]
@@ -128,52 +132,82 @@ class Model:
         mlp = self.card.groups[self.card.order[number]].mlp
         assert mlp is not None
         norms = self._ones(self.card.hidden_size), self._ones(self.card.hidden_size)
-        return Layer(group.attention, mlp, norms, matrices, biases, keys, values)
+        return Layer(mixer, mlp, norms, matrices, biases, keys, values)
 
     # -- inputs --------------------------------------------------------------------------------------------------
 
     def shape(self) -> Shape:
         """What a batch for this model is made with."""
-        windows = tuple(dict.fromkeys(_mixer_of(layer).window for layer in self.layers))
+        windows = tuple(dict.fromkeys(layer.mixer.window for layer in self.layers))
         processors = 0
         if isinstance(self.operators, TritonOperators):
             from .kernels.tuning import processors as count
 
             processors = count(self.device)
-        return Shape(self.block_size, _mixer_of(self.layers[0]).kv_heads, windows, processors, self.device)
+        return Shape(self.block_size, self.layers[0].mixer.kv_heads, windows, processors, self.device)
 
-    # -- the forward pass ----------------------------------------------------------------------------------------
+    # -- the forward pass, operator by operator, under the names of `costmodels.shapes` -------------------------------
 
     @torch.no_grad()
     def forward(self, batch: Batch) -> torch.Tensor:
         """Logits of the last row of each request: (requests, vocabulary)."""
-        x = F.embedding(batch.tokens % len(self.embedding), self.embedding)
-        residual = None
+        norm = self.operators.add_norm
+        x, residual = self.embed(batch.tokens), None
         for layer in self.layers:
-            x, residual = self.operators.add_norm(x, residual, layer.norms[0])
-            x = self.attend(layer, x, batch)
-            x, residual = self.operators.add_norm(x, residual, layer.norms[1])
-            x = self.feed_forward(layer, x)
-        x, _ = self.operators.add_norm(x, residual, self.norm)
-        return F.linear(x[batch.ends], self.head)
+            x, residual = norm(x, residual, layer.norms[0])
+            q = self.rotary_and_cache(layer, self.qkv_proj(layer, x), batch)
+            x = self.o_proj(layer, self.attention(layer, q, batch))
+            x, residual = norm(x, residual, layer.norms[1])
+            if isinstance(layer.mlp, MoE):
+                x = self.experts(layer, x, *self.router(layer, x))
+            else:
+                x = self.down_proj(layer, self.operators.silu_mul(self.gate_up_proj(layer, x)))
+        x, _ = norm(x, residual, self.norm)
+        return self.lm_head(x, batch.ends)
 
-    def attend(self, layer: Layer, x: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """The attention block of a layer."""
-        mixer = _mixer_of(layer)
-        qkv = F.linear(x, layer.matrices["qkv_proj"], layer.biases.get("qkv_proj"))
-        qkv = qkv.view(len(x), -1, mixer.head_dim)
-        q, key, value = qkv.split([mixer.heads, mixer.kv_heads, mixer.kv_heads], dim=1)
-        q = self.operators.rotary_and_cache(q, key, value, self.angles, layer.keys, layer.values, batch)
-        mixed = self.operators.attention(q, layer.keys, layer.values, batch, mixer.head_dim**-0.5, mixer.window)
-        return F.linear(mixed.reshape(len(x), -1), layer.matrices["o_proj"], layer.biases.get("o_proj"))
+    def next_tokens(self, batch: Batch) -> torch.Tensor:
+        """The likeliest next token of each request: (requests,) int64."""
+        return self.operators.sample(self.forward(batch))
 
-    def feed_forward(self, layer: Layer, x: torch.Tensor) -> torch.Tensor:
-        """The dense block or the experts of a layer."""
-        if isinstance(layer.mlp, MoE):
-            chosen, weights = route(F.linear(x, layer.matrices["router"]), layer.mlp.top_k)
-            return self.operators.experts(x, chosen, weights, layer.matrices["up"], layer.matrices["down"])
-        wide = F.linear(x, layer.matrices["gate_up_proj"])
-        return F.linear(self.operators.silu_mul(wide), layer.matrices["down_proj"])
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Rows of the embedding table; of a rank's part of it, where the vocabulary is cut."""
+        return F.embedding(tokens % len(self.embedding), self.embedding)
+
+    def qkv_proj(self, layer: Layer, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, layer.matrices["qkv_proj"], layer.biases.get("qkv_proj"))
+
+    def rotary_and_cache(self, layer: Layer, qkv: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The rotated queries (rows, heads, head_dim); keys and values go into the cache."""
+        mixer = layer.mixer
+        parts = qkv.view(len(qkv), -1, mixer.head_dim).split([mixer.heads, mixer.kv_heads, mixer.kv_heads], dim=1)
+        q, key, value = parts
+        return self.operators.rotary_and_cache(q, key, value, self.angles, layer.keys, layer.values, batch)
+
+    def attention(self, layer: Layer, q: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """(rows, heads x head_dim)."""
+        mixer = layer.mixer
+        scale = mixer.head_dim**-0.5
+        return self.operators.attention(q, layer.keys, layer.values, batch, scale, mixer.window).flatten(1)
+
+    def o_proj(self, layer: Layer, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, layer.matrices["o_proj"], layer.biases.get("o_proj"))
+
+    def gate_up_proj(self, layer: Layer, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, layer.matrices["gate_up_proj"])
+
+    def down_proj(self, layer: Layer, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, layer.matrices["down_proj"])
+
+    def router(self, layer: Layer, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(experts, weights) of each row."""
+        assert isinstance(layer.mlp, MoE)
+        return route(F.linear(x, layer.matrices["router"]), layer.mlp.top_k)
+
+    def experts(self, layer: Layer, x: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        return self.operators.experts(x, chosen, weights, layer.matrices["up"], layer.matrices["down"])
+
+    def lm_head(self, x: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+        return F.linear(x[ends], self.head)
 
     # -- the cache -----------------------------------------------------------------------------------------------
 
@@ -189,11 +223,5 @@ class Model:
 
 
 def _mixer(group: LayerOperators) -> Attention:
-    mixer = group.attention.mixer
-    assert isinstance(mixer, Attention)
-    return mixer
-
-
-def _mixer_of(layer: Layer) -> Attention:
-    assert isinstance(layer.call.mixer, Attention)
-    return layer.call.mixer
+    assert isinstance(group.attention.mixer, Attention)
+    return group.attention.mixer

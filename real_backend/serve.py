@@ -82,5 +82,5 @@ def warm_up(model: Model, max_num_batched_tokens: int) -> None:
         table = list(range(-(-tokens // model.block_size)))
         chunks = [Row([0] * tokens, 0, table)] if tokens > 1 else []
         batch = make_batch(chunks, [Row([0], 0, [0])], model.shape())
-        model.operators.sample(model.forward(batch)).tolist()
+        model.next_tokens(batch).tolist()
         tokens //= 2

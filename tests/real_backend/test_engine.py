@@ -42,7 +42,7 @@ CONFIGS = {
 
 def dense(model: Model, tokens: list[int]) -> torch.Tensor:
     """Logits of every token of one sequence, by the textbook: no cache, no pages, no chunks."""
-    mixer = model.layers[0].call.mixer
+    mixer = model.layers[0].mixer
     at = torch.arange(len(tokens), device=model.device)
     angles = model.angles.to(model.dtype)
     x = model.embedding[torch.tensor(tokens, device=model.device)]
