@@ -7,44 +7,27 @@ the tokens, the blocks' places in the cache, and the clock.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from simpy.rt import RealtimeEnvironment
 
-from ..costmodels.base import TICKS_PER_SECOND, ticks
+from ..costmodels.base import ticks
 from ..errors import InputError
 from ..sim.core import Request
 from ..sim.oracle import ListEngine
 from ..sim.records import Recorder
 from .batch import Row, make_batch
+from .clocks import CpuClock, WallClock
 from .graphs import DecodeGraphs
 from .model import Model
 from .stopwatch import Stopwatch
 
 
-class WallClock(RealtimeEnvironment):
-    """SimPy's real-time environment in ticks: events happen at their time, or as soon afterwards as they can."""
-
-    def __init__(self) -> None:
-        super().__init__(initial_time=0, factor=1 / TICKS_PER_SECOND, strict=False)
-
-    def run(self, until: Any = None) -> Any:
-        """Time begins when the run does."""
-        self.sync()
-        return super().run(until)
-
-    def ticks(self) -> int:
-        """The wall clock now."""
-        return round((monotonic() - self.real_start) * TICKS_PER_SECOND)
-
-
 class RealEngine(ListEngine):
     """One engine on one device. Arguments as `ListEngine`.
 
-    On a `WallClock` an iteration ends when its tokens are on the host, and what a request waits for beside others
+    On one of `clocks` an iteration ends when its tokens are on the host, and what a request waits for beside others
     counts as its own prefill or decode: a real batch does not show what its members would have taken alone. The host's
     part of an iteration is what the device does not need of the time from one start to the next. On a
     simulated clock the cost model says when it ends.
@@ -63,6 +46,7 @@ class RealEngine(ListEngine):
         self.model, self.graphs, self.deliver, self._prompt = model, graphs, deliver, prompt
         self.shape = model.shape()
         self.busy = 0
+        self.device: list[int] = []  # of each of `iterations`, the ticks that the device took
         self._leaps, self._odd_gaps = recorder.leaps[number], recorder.odd_gaps[number]
         self._tokens: dict[Request, list[int]] = {}
         self._tables: dict[Request, list[int]] = {}
@@ -73,17 +57,18 @@ class RealEngine(ListEngine):
 
     def compute(self, flight: SimpleNamespace, ghosts: int) -> None:
         """Run the model on a batch; see `ListEngine.compute`."""
-        wall = self.env if isinstance(self.env, WallClock) else None
-        if wall is None:
+        clock = self.env if isinstance(self.env, WallClock | CpuClock) else None
+        if clock is None:
             super().compute(flight, ghosts)
         chunks = [self._row(request, tokens) for request, tokens in flight.parts]
         decodes = [self._row(request, 1) for request in flight.decodes]
         tokens, seconds = self._run(chunks, decodes + decodes[-1:] * ghosts)
-        if wall:
-            flight.end = max(wall.ticks(), self.now + 1)
+        if clock:
+            flight.end = max(clock.ticks(), self.now + 1)
             flight.pure = min(ticks(seconds), flight.end - self.now)
             flight.host = flight.end - self.now - flight.pure
             flight.own = [flight.pure] * len(chunks)
+            self.device.append(flight.pure)
         self.busy += flight.end - flight.start
         flight.used, flight.queue = self.total_blocks - self.pool.free, len(self.waiting)
         complete = [request.computed + part >= request.target for request, part in flight.parts]

@@ -7,8 +7,9 @@ collectives: right in shape and time, wrong in value.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -77,7 +78,6 @@ class Model:
         block_size: int,
         tensor_parallel_size: int = 1,
         dtype: torch.dtype | None = None,
-        kv_dtype: torch.dtype | None = None,
         seed: int = 0,
         operators: Operators | None = None,
     ) -> None:
@@ -98,7 +98,7 @@ class Model:
                 "model", f"{card.name} caches more in some layers than in others", "layers with one KV shape"
             )
         numbers = mixer.kv_heads * block_size * mixer.head_dim
-        self.cache = torch.zeros(2 * card.layers, num_blocks, numbers, dtype=kv_dtype or self.dtype, device=self.device)
+        self.cache = torch.zeros(2 * card.layers, num_blocks, numbers, dtype=self.dtype, device=self.device)
         self.layers = [self._layer(groups[group], i) for i, group in enumerate(card.order)]
         vocabulary = -(-card.vocab_size // tensor_parallel_size)
         self.embedding = self._matrix(vocabulary, card.hidden_size) * card.hidden_size**0.5
@@ -133,6 +133,16 @@ class Model:
         assert mlp is not None
         norms = self._ones(self.card.hidden_size), self._ones(self.card.hidden_size)
         return Layer(mixer, mlp, norms, matrices, biases, keys, values)
+
+    def with_cache(self, dtype: torch.dtype) -> Model:
+        """The same weights with an empty cache of another number type, of as many blocks."""
+        other = copy.copy(self)
+        other.cache = torch.zeros_like(self.cache, dtype=dtype)
+        other.layers = [
+            replace(layer, keys=keys.view_as(layer.keys), values=values.view_as(layer.values))
+            for layer, keys, values in zip(self.layers, other.cache[::2], other.cache[1::2], strict=True)
+        ]
+        return other
 
     # -- inputs --------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-from simpy import Environment
 
 from ..configs.plan import Plan
 from ..errors import InputError
@@ -17,7 +16,8 @@ from ..sim.run import Progress, Run, run
 from ..traces.streams import Stream
 from ..traces.table import RequestTable
 from .batch import Row, make_batch
-from .engine import RealEngine, WallClock
+from .clocks import CpuClock, WallClock
+from .engine import RealEngine
 from .graphs import DecodeGraphs
 from .model import Model
 
@@ -28,15 +28,15 @@ def serve(
     *,
     device: torch.device | str,
     seed: int = 0,
-    wall_clock: bool = True,
+    clock: WallClock | CpuClock | None = None,
     graph_sizes: Sequence[int] = (),
     progress: Progress | None = None,
     deliver: Callable[[Request, Sequence[int]], None] | None = None,
 ) -> Run:
     """Serve `table` with the model of `plan`, random weights and random prompts; the books are those of a simulation.
 
-    wall_clock : take as long as it takes, each request at its time; else the plan's cost model says how long an
-        iteration lasts. graph_sizes : batches of decodes to capture as CUDA graphs, on a GPU.
+    clock : of the run; None: iterations last as long as the plan's cost model says.
+    graph_sizes : batches of decodes to capture as CUDA graphs, on a GPU.
     deliver : is given each request that ends with the tokens it got.
 
     Raises InputError for a plan of more than one device, or for what `Model` does not support.
@@ -50,7 +50,7 @@ def serve(
     if graph_sizes and model.device.type == "cuda":
         sizes = [size for size in graph_sizes if size <= limits.max_num_seqs]
         graphs = DecodeGraphs(model, sizes, limits.blocks(limits.max_model_len))
-    if wall_clock:
+    if clock:
         warm_up(model, limits.max_num_batched_tokens)
     vocabulary = deployment.model.vocab_size
 
@@ -61,8 +61,7 @@ def serve(
     engine = partial(RealEngine, model=model, prompt=prompt, graphs=graphs, deliver=deliver)
     if len(table):  # nobody waits for the first arrival
         table = dataclasses.replace(table, arrival=table.arrival - table.arrival[0])
-    env = WallClock() if wall_clock else Environment(initial_time=0)
-    return run(table, plan, seed=seed, engine=engine, env=env, progress=progress)
+    return run(table, plan, seed=seed, engine=engine, env=clock, progress=progress)
 
 
 def only_deployment(plan: Plan) -> Deployment:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from functools import partial
-from time import monotonic
+from time import monotonic, thread_time
 
 import numpy as np
 import pytest
@@ -14,9 +14,11 @@ import torch.nn.functional as F
 
 from servecast.configs.huggingface import model_from_config
 from servecast.configs.plan import plan_from
+from servecast.costmodels.base import TICKS_PER_SECOND
 from servecast.errors import InputError
 from servecast.real_backend import reference
 from servecast.real_backend.batch import Row, make_batch
+from servecast.real_backend.clocks import CpuClock, WallClock
 from servecast.real_backend.engine import RealEngine
 from servecast.real_backend.model import Model
 from servecast.real_backend.operators import EPSILON, TritonOperators
@@ -146,7 +148,7 @@ POLICIES = {
 def test_simulator_and_real_engine_decide_alike(plan_for, name):
     """On one clock, the same admissions, chunks, preemptions and compositions, to the tick."""
     plan, table = plan_for(**POLICIES[name]), workload(40, 2000.0)
-    simulated, served = run(table, plan), serve(table, plan, device="cpu", wall_clock=False)
+    simulated, served = run(table, plan), serve(table, plan, device="cpu")
     for column, values in simulated.recorder.requests.columns().items():
         np.testing.assert_array_equal(values, served.recorder.requests.columns()[column], err_msg=column)
     assert iterations(simulated) == iterations(served)
@@ -178,18 +180,24 @@ def test_tokens_do_not_depend_on_who_shares_the_batch(plan_for, name):
         assert answers[row] == expected.tolist()
 
 
-def test_on_the_wall_clock_time_is_what_passes(plan_for):
+@pytest.mark.parametrize("clock", [WallClock, CpuClock])
+def test_on_a_real_clock_time_is_what_passes(plan_for, clock):
     plan, table = plan_for(num_gpu_blocks_override=20), workload(12, 30.0)
-    began = monotonic()
-    served = serve(table, plan, device="cpu")
-    took = monotonic() - began
+    wall, used = monotonic(), thread_time()
+    served = serve(table, plan, device="cpu", clock=clock())
+    wall, used = monotonic() - wall, thread_time() - used
     report = build_report(served)
     assert all(served.invariants.values()), served.invariants
     assert report["completed"] == 12 and report["total_output_tokens"] == table.output_tokens.sum()
-    assert table.arrival[-1] < report["duration"] < took
+    assert report["duration"] > table.arrival[-1]
     log = served.recorder.leaps[0].columns()
     assert (np.diff(log["start"]) >= log["base"][:-1]).all()  # one iteration at a time
-    assert log["base"].sum() == served.engines[0].busy <= served.duration
+    busy = log["base"].sum() / TICKS_PER_SECOND
+    if clock is WallClock:
+        assert busy <= report["duration"] <= wall
+    else:
+        assert busy <= used  # however long the processor was with others
+    assert log["base"].sum() == served.engines[0].busy
 
 
 def test_what_the_engine_cannot_run_is_refused(plan_for):
