@@ -73,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The whole command line; imports no more than argparse needs."""
     from .costmodels import commands as costmodel_commands
     from .planner import capacity_commands, sweep_commands
+    from .profiling import commands as profiling_commands
     from .sim import commands as sim_commands
     from .traces import commands as trace_commands
 
@@ -87,6 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     costmodel_commands.add_arguments(subparsers)
     sweep_commands.add_arguments(subparsers)
     capacity_commands.add_arguments(subparsers)
+    profiling_commands.add_arguments(subparsers)
     return parser
 
 

@@ -47,12 +47,12 @@ class CpuTimer:
     """Rounds of calls by the processor time of this thread; other processes do not count.
 
     A repeat is the mean of a round: times of single calls are skewed, and medians of such do not add up to an iteration.
-    between : what is done before each call, untimed, so that the caches hold what an iteration would have left there.
+    between : what is done before each call, untimed, so that the caches hold what an iteration leaves there.
     """
 
-    _ROUND = 6  # calls, at least
+    _ROUND = 4  # calls, at least
 
-    def __init__(self, repeats: int = 9) -> None:
+    def __init__(self, repeats: int = _LEAST_REPEATS) -> None:
         self.between: Call | None = None
         self._repeats = repeats
 

@@ -1,0 +1,186 @@
+"""The closed loop: profile the machine, simulate a trace, serve it for real, and compare.
+
+Two traces: a steady one at about two thirds of what the machine can do, and one that overloads it with so little KV
+memory that requests are preempted. The tables that simulate them are measured before anything is served. A profile
+after the runs tells how much the machine itself has changed meanwhile: no prediction can be held to less.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..configs.catalog import find_model
+from ..configs.plan import Plan, load_plan
+from ..costmodels.launch import _captured as captured_sizes
+from ..errors import InputError
+from ..real_backend.clocks import CpuClock, WallClock
+from ..real_backend.serve import serve
+from ..sim.report import build_report
+from ..sim.run import Run, run
+from ..sim.write import write_json, write_results
+from ..traces.streams import Stream
+from ..traces.table import RequestTable
+from .grids import Grid, load_grid
+from .profile import BLOCK_SIZE, Task, profile
+from .results import PLAN, TABLES
+
+STEADY, OVERLOAD = "steady", "overload"
+_LOADS = {STEADY: 0.65, OVERLOAD: 1.5}  # of the rate at which the simulator says that the machine is saturated
+# How far the means may be off, by device.
+LIMITS = {"cuda": {"e2el": 0.03, "tpot": 0.03, "ttft": 0.05}, "cpu": {"e2el": 0.10, "tpot": 0.10}}
+_METRICS = ("e2el", "tpot", "ttft")
+_LONGEST = 8192  # tokens of a request
+_BUDGETS = (0.6, 0.4)  # of the measuring time, before and after
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One mean, in seconds: simulated with the tables from before, served, and simulated with those from after.
+
+    limit : of the relative error, None where there is none; the machine's own drift counts where that is larger.
+    """
+
+    trace: str
+    metric: str
+    simulated: float
+    served: float
+    afterwards: float
+    limit: float | None
+
+    @property
+    def error(self) -> float:
+        return self.simulated / self.served - 1
+
+    @property
+    def drift(self) -> float:
+        return self.afterwards / self.simulated - 1
+
+    @property
+    def accepted(self) -> bool:
+        return self.limit is None or abs(self.error) <= max(self.limit, abs(self.drift))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of a closed loop. traces : by name, load and preemptions, simulated and served."""
+
+    comparisons: tuple[Comparison, ...]
+    traces: dict[str, dict[str, Any]]
+
+    @property
+    def accepted(self) -> bool:
+        return all(c.accepted for c in self.comparisons)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        rows = [
+            {**dataclasses.asdict(c), "error": c.error, "drift": c.drift, "accepted": c.accepted}
+            for c in self.comparisons
+        ]  # fmt: skip
+        return {"accepted": self.accepted, "comparisons": rows, "traces": self.traces}
+
+    def table(self) -> str:
+        """For a terminal."""
+        lines = [f"{'trace':<10}{'mean':<7}{'simulated':>13}{'served':>13}{'error':>9}{'drift':>9}{'limit':>8}"]
+        for c in self.comparisons:
+            limit = "" if c.limit is None else f"{100 * c.limit:.0f} %"
+            verdict = "" if c.accepted else "  missed"
+            lines.append(
+                f"{c.trace:<10}{c.metric:<7}{c.simulated * 1e3:>10.2f} ms{c.served * 1e3:>10.2f} ms"
+                f"{100 * c.error:>+7.1f} %{100 * c.drift:>+7.1f} %{limit:>8}{verdict}"
+            )
+        for name, facts in self.traces.items():
+            simulated, served = facts["preemptions"]
+            lines.append(f"{name}: {facts['load']:.0%} of capacity, preemptions {simulated} simulated, {served} served")
+        lines.append("accepted" if self.accepted else "not accepted")
+        return "\n".join(lines)
+
+
+def closed_loop(task: Task, requests: int, seed: int, say: Callable[[str], object]) -> Verdict:
+    """Run the loop in `task.out`: before/, after/, a folder for each trace with both runs, and closed-loop.json.
+
+    requests : of each trace. Raises InputError for a device or model that will not do.
+    """
+    if task.tp != 1:
+        raise InputError("--tp", str(task.tp), "1: the real engine runs on one device")
+    out = task.out
+    before, after = (
+        replace(task, out=out / name, budget=task.budget * share)
+        for name, share in zip(("before", "after"), _BUDGETS, strict=True)
+    )
+    say("profiling before")
+    profile(before, say)
+    plan = _plan(before)
+    traces = _traces(plan, requests, seed)
+    runs = {}
+    for name, (table, own_plan, _) in traces.items():
+        say(f"serving {name}: {len(table)} requests in {table.arrival[-1]:.0f} s")
+        runs[name] = run(table, own_plan, seed=seed), _serve(table, own_plan, task.device, seed)
+    say("profiling after")
+    profile(after, say)
+    comparisons: list[Comparison] = []
+    facts = {}
+    for name, (simulated, served) in runs.items():
+        table, own_plan, load = traces[name]
+        again = run(table, replace(own_plan, cost=str((after.out / TABLES).resolve())), seed=seed)
+        for kind, result in (("simulated", simulated), ("served", served)):
+            folder = out / name / kind
+            folder.mkdir(parents=True, exist_ok=True)
+            write_results(result, build_report(result), folder)
+        comparisons += _compare(name, simulated, served, again, LIMITS[task.device])
+        preemptions = [sum(e.preemptions for e in result.engines) for result in (simulated, served)]
+        facts[name] = {"load": load, "requests": len(table), "preemptions": preemptions}
+    verdict = Verdict(tuple(comparisons), facts)
+    write_json(verdict.as_dict(), out / "closed-loop.json")
+    return verdict
+
+
+def _plan(task: Task) -> Plan:
+    """The profile's plan, with budgets that stay inside the grid."""
+    plan = load_plan(str(task.out / PLAN))
+    grid: Grid = load_grid(task.device, task.grid)
+    longest = min(_LONGEST, grid.decode.context[-1], find_model(plan.model).max_position_embeddings or _LONGEST)
+    batch, tokens = grid.decode.batch[-1], min(_LONGEST, grid.tokens[-1])
+    pool = replace(
+        plan.pools[0], max_model_len=longest, max_num_seqs=batch, max_num_batched_tokens=max(tokens, batch),
+    )  # fmt: skip
+    return replace(plan, pools=(pool,))
+
+
+def _traces(plan: Plan, requests: int, seed: int) -> dict[str, tuple[RequestTable, Plan, float]]:
+    """Trace, plan and load of both runs."""
+    pool = plan.pools[0]
+    longest = pool.max_model_len or _LONGEST
+    stream = Stream(seed, "closed-loop")
+    prompts = np.exp(stream.uniform(requests) * np.log(16.0)) * longest / 64  # 1/64 to 1/4 of the longest
+    answers = np.exp(stream.uniform(requests) * np.log(8.0)) * longest / 128  # 1/128 to 1/16
+    gaps = stream.exponential(requests)
+    arrivals = np.cumsum(gaps) - gaps[0]
+    lengths = np.maximum(1, prompts.astype(np.int64)), np.maximum(2, answers.astype(np.int64))
+    burst = run(RequestTable(np.zeros(requests), *lengths), plan, seed=seed)
+    capacity = build_report(burst)["request_throughput"]
+    blocks = longest // BLOCK_SIZE + int(lengths[0].mean()) * (pool.max_num_seqs or 1) // BLOCK_SIZE // 2
+    tight = replace(plan, pools=(replace(pool, num_gpu_blocks_override=blocks),))
+    return {
+        name: (RequestTable(arrivals / (load * capacity), *lengths), tight if name == OVERLOAD else plan, load)
+        for name, load in _LOADS.items()
+    }
+
+
+def _serve(table: RequestTable, plan: Plan, device: str, seed: int) -> Run:
+    clock = WallClock() if device == "cuda" else CpuClock()
+    sizes = captured_sizes(plan.pools[0].max_num_seqs or 0) if device == "cuda" else ()
+    return serve(table, plan, device=device, seed=seed, clock=clock, graph_sizes=sizes)
+
+
+def _compare(name: str, simulated: Run, served: Run, again: Run, limits: dict[str, float]) -> list[Comparison]:
+    reports = [build_report(result) for result in (simulated, served, again)]
+    return [
+        Comparison(name, metric, *(report[f"mean_{metric}_ms"] / 1e3 for report in reports), limits.get(metric))
+        for metric in _METRICS
+    ]
