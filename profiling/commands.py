@@ -98,9 +98,8 @@ def _task(args: argparse.Namespace, out: Path) -> Task:
     try:
         import torch  # noqa: F401
     except ImportError:
-        raise InputError(
-            "--device", f"{args.device}, and torch is not installed", "pip install 'servecast[gpu]'"
-        ) from None
+        found = f"{args.device}, and torch is not installed"
+        raise InputError("--device", found, "what `pip install 'servecast[gpu]'` brings") from None
     from .profile import KV_DTYPES, Task
 
     kinds = tuple(dict.fromkeys(getattr(args, "kv_cache_dtype", []))) or ("auto",)
