@@ -46,7 +46,7 @@ class Timer(Protocol):
 class CpuTimer:
     """Rounds of calls by the processor time of this thread; other processes do not count.
 
-    A repeat is the mean of a round: times of single calls are skewed, and medians of such do not add up to an iteration.
+    A repeat is the mean of a round: times of single calls are skewed, and medians of such do not add up.
     between : what is done before each call, untimed, so that the caches hold what an iteration leaves there.
     """
 
