@@ -19,7 +19,7 @@ from ..configs.plan import Plan, load_plan
 from ..costmodels.launch import _captured as captured_sizes
 from ..errors import InputError
 from ..real_backend.clocks import CpuClock, WallClock
-from ..real_backend.serve import serve
+from ..real_backend.serve import servable, serve
 from ..sim.report import build_report
 from ..sim.run import Run, run
 from ..sim.write import write_json, write_results
@@ -149,7 +149,7 @@ def _plan(task: Task) -> Plan:
     pool = replace(
         plan.pools[0], max_model_len=longest, max_num_seqs=batch, max_num_batched_tokens=max(tokens, batch),
     )  # fmt: skip
-    return replace(plan, pools=(pool,))
+    return servable(replace(plan, pools=(pool,)))
 
 
 def _traces(plan: Plan, requests: int, seed: int) -> dict[str, tuple[RequestTable, Plan, float]]:
@@ -179,8 +179,8 @@ def _serve(table: RequestTable, plan: Plan, device: str, seed: int) -> Run:
 
 
 def _compare(name: str, simulated: Run, served: Run, again: Run, limits: dict[str, float]) -> list[Comparison]:
-    reports = [build_report(result) for result in (simulated, served, again)]
+    first, real, last = (build_report(result) for result in (simulated, served, again))
     return [
-        Comparison(name, metric, *(report[f"mean_{metric}_ms"] / 1e3 for report in reports), limits.get(metric))
-        for metric in _METRICS
+        Comparison(name, metric, first[key] / 1e3, real[key] / 1e3, last[key] / 1e3, limits.get(metric))
+        for metric, key in ((metric, f"mean_{metric}_ms") for metric in _METRICS)
     ]

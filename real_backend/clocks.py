@@ -5,17 +5,17 @@ from __future__ import annotations
 from time import monotonic, thread_time
 from typing import Any
 
-from simpy import Environment
 from simpy.rt import RealtimeEnvironment
 
 from ..costmodels.base import TICKS_PER_SECOND, ticks
+from ..sim.events import Clock
 
 
-class WallClock(RealtimeEnvironment):
+class WallClock(Clock, RealtimeEnvironment):
     """Events happen at their time by the wall clock, or as soon afterwards as they can."""
 
     def __init__(self) -> None:
-        super().__init__(initial_time=0, factor=1 / TICKS_PER_SECOND, strict=False)
+        RealtimeEnvironment.__init__(self, initial_time=0, factor=1 / TICKS_PER_SECOND, strict=False)
 
     def run(self, until: Any = None) -> Any:
         """Time begins when the run does."""
@@ -27,7 +27,7 @@ class WallClock(RealtimeEnvironment):
         return ticks(monotonic() - self.real_start)
 
 
-class CpuClock(Environment):
+class CpuClock(Clock):
     """Time passes as this thread uses the processor, and in a jump where nothing is to be done.
 
     For engines that compute on a CPU with one thread: on a machine that others use as well, the same run takes the same
@@ -35,7 +35,7 @@ class CpuClock(Environment):
     """
 
     def __init__(self) -> None:
-        super().__init__(initial_time=0)
+        super().__init__()
         self._began = 0.0  # processor time when the event at `now` began
 
     def step(self) -> None:
@@ -45,4 +45,4 @@ class CpuClock(Environment):
 
     def ticks(self) -> int:
         """The time now."""
-        return int(self.now) + ticks(thread_time() - self._began)
+        return self.now + ticks(thread_time() - self._began)

@@ -131,9 +131,9 @@ class RealEngine(ListEngine):
         if request in self.swapped:
             self._saved[request] = self.model.save(table)
 
-    def drop(self, request: Request) -> None:
+    def drop(self, request: Request, now: int) -> None:
         """Let a request go that will not finish."""
-        super().drop(request)
+        super().drop(request, now)
         self._saved.pop(request, None)
         self._forget(request)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -41,6 +41,7 @@ def serve(
 
     Raises InputError for a plan of more than one device, or for what `Model` does not support.
     """
+    plan = servable(plan)
     deployment = only_deployment(plan)
     limits = deployment.limits
     model = Model(
@@ -60,8 +61,14 @@ def serve(
 
     engine = partial(RealEngine, model=model, prompt=prompt, graphs=graphs, deliver=deliver)
     if len(table):  # nobody waits for the first arrival
-        table = dataclasses.replace(table, arrival=table.arrival - table.arrival[0])
+        table = replace(table, arrival=table.arrival - table.arrival[0])
     return run(table, plan, seed=seed, engine=engine, env=clock, progress=progress)
+
+
+def servable(plan: Plan) -> Plan:
+    """The plan as the real engine serves it: it schedules between iterations, and no two requests share a block."""
+    pools = (replace(pool, async_scheduling=False, enable_prefix_caching=False) for pool in plan.pools)
+    return replace(plan, pools=tuple(pools))
 
 
 def only_deployment(plan: Plan) -> Deployment:

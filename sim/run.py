@@ -219,9 +219,7 @@ class _World:
             cluster.estimate = _Predictor(plan.predictor.sigma, Stream(seed, "predictor"))
         self.patience = self._patience(plan, table)
 
-    def _engine(
-        self, deployment: Deployment, step_by_step: bool, engine: Callable[..., ListEngine] | None
-    ) -> Any:
+    def _engine(self, deployment: Deployment, step_by_step: bool, engine: Callable[..., ListEngine] | None) -> Any:
         number = self._engines
         self._engines += 1
         cluster = self.cluster

@@ -22,7 +22,7 @@ from servecast.real_backend.clocks import CpuClock, WallClock
 from servecast.real_backend.engine import RealEngine
 from servecast.real_backend.model import Model
 from servecast.real_backend.operators import EPSILON, TritonOperators
-from servecast.real_backend.serve import serve
+from servecast.real_backend.serve import servable, serve
 from servecast.sim.report import build_report
 from servecast.sim.run import run
 from servecast.traces.streams import Stream
@@ -147,7 +147,7 @@ POLICIES = {
 @pytest.mark.parametrize("name", POLICIES)
 def test_simulator_and_real_engine_decide_alike(plan_for, name):
     """On one clock, the same admissions, chunks, preemptions and compositions, to the tick."""
-    plan, table = plan_for(**POLICIES[name]), workload(40, 2000.0)
+    plan, table = servable(plan_for(**POLICIES[name])), workload(40, 2000.0)
     simulated, served = run(table, plan), serve(table, plan, device="cpu")
     for column, values in simulated.recorder.requests.columns().items():
         np.testing.assert_array_equal(values, served.recorder.requests.columns()[column], err_msg=column)
@@ -172,7 +172,7 @@ def test_tokens_do_not_depend_on_who_shares_the_batch(plan_for, name):
         RealEngine, model=model, prompt=lambda r: list(prompts[r.row]),
         deliver=lambda r, tokens: answers.update({r.row: list(tokens)}),
     )  # fmt: skip
-    served = run(table, plan, engine=engine)
+    served = run(table, servable(plan), engine=engine)
     assert served.recorder.requests.columns()["preemptions"].sum() > 0
     for row, prompt in enumerate(prompts):
         assert len(answers[row]) == table.output_tokens[row]
