@@ -74,6 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     from .costmodels import commands as costmodel_commands
     from .planner import capacity_commands, sweep_commands
     from .profiling import commands as profiling_commands
+    from .planner import commands as planner_commands
     from .sim import commands as sim_commands
     from .traces import commands as trace_commands
 
@@ -89,6 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     sweep_commands.add_arguments(subparsers)
     capacity_commands.add_arguments(subparsers)
     profiling_commands.add_arguments(subparsers)
+    planner_commands.add_arguments(subparsers)
     return parser
 
 

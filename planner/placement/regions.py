@@ -1,0 +1,143 @@
+"""Starting points where links bind: nodes in regions with fast links inside, one region after the other.
+
+Inside a region links are faster than the wanted flow. Where the pipeline crosses from one region to the next, `a` last
+nodes and `b` first nodes share a x b slow links, so segments at a crossing must be wide enough.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from itertools import pairwise, permutations, product
+from math import ceil
+
+import numpy as np
+
+from ...traces.streams import Stream
+from .flow import IDLE, Range
+from .instance import Instance
+from .stages import Need, Segment, SegmentPool, Supply
+
+_WIDEST = 4
+
+
+def single_file(instance: Instance) -> list[Range]:
+    """One node after the other, as many layers on each as the common flow allows: a placement in no time."""
+    speeds = sorted({rate for kind in instance.node_types for rate in kind.rates.values()}, reverse=True)
+    for flow in speeds:
+        ranges, at = [IDLE] * instance.nodes, 0
+        for i, t in enumerate(instance.type_of):
+            able = [k for k, rate in instance.node_types[t].rates.items() if rate >= flow and at + k <= instance.layers]
+            if able:
+                ranges[i] = (at, max(able))
+                at += max(able)
+        if at == instance.layers:
+            return ranges
+    return [IDLE] * instance.nodes
+
+
+def find_regions(instance: Instance, nodes: Sequence[int], flow: float) -> list[list[int]]:
+    """Those of `nodes` that are joined by links that carry `flow` in both directions."""
+    fast = np.minimum(instance.capacity, instance.capacity.T) >= flow
+    regions, left = [], set(nodes)
+    while left:
+        reached = {min(left)}
+        edge = set(reached)
+        while edge:
+            edge = {j for i in edge for j in np.flatnonzero(fast[i]).tolist()} & (left - reached)
+            reached |= edge
+        regions.append(sorted(reached))
+        left -= reached
+    return regions
+
+
+class RegionPlanner:
+    """Placements of `instance` for wanted flows, on the nodes of some regions; remembers the segments it has seen."""
+
+    def __init__(self, instance: Instance, regions: Sequence[Sequence[int]], *, slow: bool = False) -> None:
+        """slow : links bind inside the regions too, so every segment is wide, and every lane a single node."""
+        self._instance, self._regions, self._slow = instance, regions, slow
+        self._members: dict[tuple[int, int], list[int]] = {}  # (region, type) -> nodes
+        for g, region in enumerate(regions):
+            for node in region:
+                self._members.setdefault((g, instance.type_of[node]), []).append(node)
+        self._kinds = list(self._members)
+        supplies = [Supply(len(nodes), instance.node_types[t].rates) for (_, t), nodes in self._members.items()]
+        groups = [[i for i, (g, _) in enumerate(self._kinds) if g == region] for region in range(len(regions))]
+        self._pool = SegmentPool(supplies, instance.layers, groups)
+
+    def placements(self, flow: float, deadline: float, stream: Stream, rounds: int) -> Iterator[list[Range]]:
+        """Placements that carry `flow` if the links do.
+
+        rounds : of extra segments, drawn from `stream`, for the integer program to choose from.
+        """
+        if self._slow:
+            yield from self._wide(flow, deadline)
+        if self._pool.generate(flow, deadline) < self._instance.layers - 1e-6:
+            return
+        self._pool.diversify(flow, deadline, stream, rounds)
+        if len(self._regions) > 1:
+            for width in range(2, _WIDEST + 1):
+                self._pool.generate(flow, deadline, width)
+        for order in permutations(range(len(self._regions))):
+            if order[0] > order[-1]:
+                continue  # the same the other way round
+            crossings = [self._widths(a, b, flow) for a, b in pairwise(order)]
+            for widths in product(*crossings):
+                if time.monotonic() > deadline:
+                    return
+                chosen = self._pool.choose(flow, deadline, self._needs(order, widths))
+                if chosen:
+                    yield self._place(chosen, order, widths)
+
+    def _wide(self, flow: float, deadline: float) -> Iterator[list[Range]]:
+        for width in range(_WIDEST, 1, -1):
+            if self._pool.generate(flow, deadline, width, chains=False) >= self._instance.layers - 1e-6:
+                chosen = self._pool.choose(flow, deadline, width=width)
+                if chosen:
+                    yield self._place(chosen, (0,), ())
+
+    def _widths(self, a: int, b: int, flow: float) -> list[tuple[int, int]]:
+        """How many lanes on the two sides of a crossing would do."""
+        links = self._instance.capacity[np.ix_(self._regions[a], self._regions[b])]
+        pairs = max(1, ceil(flow / max(float(np.median(links)), 1e-9) - 1e-9))
+        even = ceil(pairs**0.5 - 1e-9)
+        options = {(1, pairs), (pairs, 1), (even, ceil(pairs / even))}
+        return sorted((left, right) for left, right in options if max(left, right) <= _WIDEST)
+
+    @staticmethod
+    def _needs(order: Sequence[int], widths: Sequence[tuple[int, int]]) -> list[Need]:
+        wanted: dict[int, list[int]] = {}
+        for (a, b), (left, right) in zip(pairwise(order), widths, strict=True):
+            wanted.setdefault(a, []).append(left)
+            wanted.setdefault(b, []).append(right)
+        return [
+            Need(group, width, sum(w >= width for w in given))
+            for group, given in wanted.items()
+            for width in set(given)
+        ]
+
+    def _place(self, chosen: list[Segment], order: Sequence[int], widths: Sequence[tuple[int, int]]) -> list[Range]:
+        free = {key: list(nodes) for key, nodes in self._members.items()}
+        ranges = [IDLE] * self._instance.nodes
+        at = 0
+        for place, group in enumerate(order):
+            mine = sorted((s for s in chosen if s.group == group), key=lambda s: len(s.lanes))
+            first = _take(mine, widths[place - 1][1]) if place else []
+            last = _take(mine, widths[place][0]) if place < len(widths) else []
+            for segment in [*first, *mine, *last]:
+                for lane in segment.lanes:
+                    start = at
+                    for kind, held in lane:
+                        ranges[free[self._kinds[kind]].pop()] = (start, held)
+                        start += held
+                at += segment.layers
+        return ranges
+
+
+def _take(segments: list[Segment], width: int) -> list[Segment]:
+    """The narrowest segment that is wide enough, out of `segments`."""
+    able = [segment for segment in segments if len(segment.lanes) >= width]
+    if able:
+        segments.remove(able[0])
+    return able[:1]
