@@ -73,8 +73,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The whole command line; imports no more than argparse needs."""
     from .costmodels import commands as costmodel_commands
     from .planner import capacity_commands, sweep_commands
-    from .profiling import commands as profiling_commands
     from .planner import commands as planner_commands
+    from .profiling import commands as profiling_commands
     from .sim import commands as sim_commands
     from .traces import commands as trace_commands
 

@@ -59,14 +59,20 @@ class Program:
 
     def __init__(self, name: str, *, maximize: bool = False) -> None:
         self._problem = pulp.LpProblem(name, pulp.LpMaximize if maximize else pulp.LpMinimize)
+        self.variables: dict[str, Any] = {}
 
     def number(self, name: str, low: float = 0.0, high: float | None = None) -> Any:
         """A continuous variable."""
-        return self._problem.add_variable(name, low, high)
+        return self._variable(name, low, high, pulp.LpContinuous)
 
     def count(self, name: str, low: int = 0, high: int | None = None) -> Any:
         """An integer variable."""
-        return self._problem.add_variable(name, low, high, pulp.LpInteger)
+        return self._variable(name, low, high, pulp.LpInteger)
+
+    def _variable(self, name: str, low: float, high: float | None, kind: str) -> Any:
+        assert name not in self.variables, name
+        self.variables[name] = self._problem.add_variable(name, low, high, kind)
+        return self.variables[name]
 
     def require(self, constraint: Any, name: str) -> None:
         """Add a constraint."""

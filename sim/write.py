@@ -48,7 +48,7 @@ def write_json(data: dict[str, Any], path: Path) -> None:
 
 def write_bytes(data: bytes, path: Path) -> None:
     """A file with these bytes, or none."""
-    _replace(path, lambda file: file.write(data))
+    replace_file(path, lambda file: file.write(data))
 
 
 def json_text(data: dict[str, Any]) -> str:
@@ -64,7 +64,7 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write beside `path` under a temporary name, then put it in place."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -84,7 +84,7 @@ def _write_rows(path: Path, header: str, lines: Iterable[str]) -> None:
             for text in lines:
                 packed.write(text.encode())
 
-    _replace(path, write)
+    replace_file(path, write)
 
 
 # -- requests ----------------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ BUILT_IN = {
         "power_of_two": "power_of_two:PowerOfTwo",
         "least_outstanding": "least_outstanding:LeastOutstanding",
         "most_free_kv": "most_free_kv:MostFreeKV",
+        "planned_shares": "planned_shares:PlannedShares",
     },
 }
 GROUP = "servecast.policies"  # an entry point there is called <kind>.<name>, as in "batch.my_scheduler"

@@ -1,0 +1,149 @@
+"""Instance types: every combination of GPU, parallelism and engine settings that can start; why others cannot."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from ..configs.catalog import find_hardware, find_model
+from ..configs.engine import find_engine
+from ..configs.plan import Plan, Pool, plan_from
+from ..costmodels.energy import busy_watts, idle_watts
+from ..errors import InputError
+from ..sim.deploy import Deployment, deploy
+from ..traces.table import RequestTable
+from .inventory import Inventory
+
+_SETTINGS = ("data_parallel_size", "enable_expert_parallel", "max_num_seqs", "max_num_batched_tokens", "kv_cache_dtype")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One kind of replica.
+
+    pool : as it stands in a plan, with one replica. gpus : accelerators of a replica. usd_per_hour : of a replica.
+    most : replicas that the inventory has room for. idle_watts, busy_watts : of a replica, None where unknown.
+    """
+
+    name: str
+    pool: Pool
+    gpus: int
+    usd_per_hour: float
+    most: int
+    kv_tokens: int
+    idle_watts: float | None
+    busy_watts: float | None
+
+    @property
+    def gpu(self) -> str:
+        return self.pool.hardware
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A combination that is out, and the reason with its numbers."""
+
+    name: str
+    reason: str
+
+
+def find_candidates(inventory: Inventory, table: RequestTable) -> tuple[list[Candidate], list[Rejected]]:
+    """Every instance type that can start and hold the longest request of `table`, and those that cannot."""
+    candidates: list[Candidate] = []
+    rejected: list[Rejected] = []
+    longest = _max_model_len(inventory, table)
+    seen = set()
+    for name, pool in _pools(inventory, longest):
+        room = inventory.gpus[pool.hardware].count // pool.accelerators
+        node = inventory.node_size(pool.hardware)
+        if not room:
+            count = inventory.gpus[pool.hardware].count
+            rejected.append(Rejected(name, f"a replica takes {pool.accelerators} GPUs, and there are {count}"))
+        elif pool.tensor_parallel_size > node:
+            reason = f"tensor_parallel_size {pool.tensor_parallel_size} does not fit a node of {node} GPUs"
+            rejected.append(Rejected(name, reason))
+        else:
+            try:
+                (deployment,) = deploy(fleet_plan(inventory, {pool: 1}))
+            except InputError as error:
+                rejected.append(Rejected(name, str(error)))
+                continue
+            limits = deployment.limits
+            same = (*_shape(pool), limits.max_num_seqs, limits.max_num_batched_tokens)
+            if same not in seen:  # the engine's defaults may be one of the other options
+                candidates.append(_candidate(name, pool, deployment, room))
+            seen.add(same)
+    return candidates, rejected
+
+
+def _pools(inventory: Inventory, max_model_len: int) -> Iterator[tuple[str, Pool]]:
+    preset = find_engine(inventory.engine)
+    default = {gpu: preset.budget(find_hardware(gpu)).max_num_seqs for gpu in inventory.gpus}
+    sizes = product(inventory.gpus, inventory.role, inventory.tensor_parallel_size, inventory.pipeline_parallel_size)
+    for gpu, role, tp, pp in sizes:
+        for values in product(*(getattr(inventory, key) for key in _SETTINGS)):
+            settings = dict(zip(_SETTINGS, values, strict=True))
+            tokens, seqs = settings["max_num_batched_tokens"], settings["max_num_seqs"]
+            if tokens and seqs is None and tokens < default[gpu]:
+                settings["max_num_seqs"] = tokens  # an iteration holds no more requests than tokens
+            name = "-".join([gpu, f"tp{tp}", f"pp{pp}", *_words(settings), *([] if role == "mixed" else [role])])
+            pool = Pool(
+                name, gpu, role=role, tensor_parallel_size=tp, pipeline_parallel_size=pp, max_model_len=max_model_len,
+                price_per_hour=inventory.price(gpu), **settings,
+            )  # fmt: skip
+            yield name, pool
+
+
+def _shape(pool: Pool) -> tuple[object, ...]:
+    sizes = (pool.tensor_parallel_size, pool.pipeline_parallel_size, pool.data_parallel_size)
+    return pool.hardware, pool.role, *sizes, pool.enable_expert_parallel, pool.kv_cache_dtype
+
+
+def _words(settings: dict[str, Any]) -> Iterator[str]:
+    short = {"data_parallel_size": "dp", "max_num_seqs": "seqs", "max_num_batched_tokens": "tokens"}
+    defaults = {field.name: field.default for field in dataclasses.fields(Pool)}
+    for key, value in settings.items():
+        if value != defaults[key]:
+            yield "ep" if key == "enable_expert_parallel" else f"{short.get(key, '')}{value}"
+
+
+def _max_model_len(inventory: Inventory, table: RequestTable) -> int:
+    """Room for the longest request, in steps of 1,024 tokens."""
+    longest = int((table.prompt_tokens + table.output_tokens).max())
+    given = inventory.max_model_len
+    if given is not None and given < longest:
+        found = f"{given}, and the longest request of the trace has {longest} tokens"
+        raise InputError("max_model_len", found, f"at least {longest}, or a trace without such requests")
+    steps = -(-(longest + 1) // 1024) * 1024
+    return given or min(steps, find_model(inventory.model).max_position_embeddings or steps)
+
+
+def _candidate(name: str, pool: Pool, deployment: Deployment, most: int) -> Candidate:
+    gpus, hardware = pool.accelerators, deployment.hardware
+    idle, busy = idle_watts(hardware), busy_watts(hardware)
+    assert deployment.usd_per_hour is not None  # the inventory prices every GPU
+    return Candidate(
+        name, pool, gpus, deployment.usd_per_hour, most,
+        deployment.blocks * deployment.limits.block_size * pool.data_parallel_size,
+        None if idle is None else idle * gpus, None if busy is None else busy * gpus,
+    )  # fmt: skip
+
+
+def fleet_plan(inventory: Inventory, replicas: dict[Pool, int], router: str | dict[str, Any] = "") -> Plan:
+    """A plan of so many replicas of each pool."""
+    return plan_from(plan_values(inventory, replicas, router), "fleet")
+
+
+def plan_values(inventory: Inventory, replicas: dict[Pool, int], router: str | dict[str, Any] = "") -> dict[str, Any]:
+    """The same as the mapping of a plan file, without settings that are defaults."""
+    defaults = {field.name: field.default for field in dataclasses.fields(Pool)}
+    pools = []
+    for pool, count in replicas.items():
+        own = {key: value for key, value in vars(pool).items() if value != defaults[key]}
+        pools.append({**own, "replicas": count})
+    return {
+        "model": inventory.model, "engine": inventory.engine, "pools": pools, "router": router or "least_outstanding",
+    }  # fmt: skip

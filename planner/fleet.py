@@ -1,0 +1,335 @@
+"""The fleet as a mixed-integer program: counts of replicas are integers, shares of the load are continuous.
+
+It is a relaxation: what a replica gets done is a rate by bucket of requests, and what the fleet carries within the SLO
+is the sum of what its replicas carry in the best case. A bound on its cost is a bound for that capacity model; the
+replay of a plan has the last word. Formulation after Melange (arXiv 2404.14527) and Jiang et al. (arXiv 2502.00722),
+with busy windows, and cuts from replays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any, Literal
+
+from .milp import Outcome, Program, total
+
+Goal = Literal["cost", "energy"]
+Aim = Literal["price", "promise", "served"]
+Counts = dict[str, int]  # replicas by offer
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A kind of replica, in numbers.
+
+    gpu, gpus : what a replica takes; group : GPUs that must share a node. usd_per_hour, idle_watts, busy_watts : of a
+    replica. rates : requests/s of each bucket that a replica gets done at best; 0 where the SLO excludes the bucket.
+    share : of the whole trace that a replica carries at best, within the SLO; estimate : that it is thought to carry.
+    kv_tokens : room of a replica.
+    resident : token-seconds in the KV cache that a request of each bucket takes at least.
+    role : "prefill" and "decode" replicas serve a request together. network : bytes/s of KV cache in or out.
+    """
+
+    name: str
+    gpu: str
+    gpus: int
+    usd_per_hour: float
+    most: int
+    rates: tuple[float, ...]
+    share: float
+    estimate: float = 0.0
+    group: int = 1
+    role: Literal["mixed", "prefill", "decode"] = "mixed"
+    kv_tokens: float = inf
+    resident: tuple[float, ...] = ()
+    idle_watts: float = 0.0
+    busy_watts: float = 0.0
+    network: float = inf
+
+    def joules(self, bucket: int) -> float:
+        """Joules above idling for a request of a bucket."""
+        return (self.busy_watts - self.idle_watts) / self.rates[bucket]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Load that must be done in some seconds. arrivals : requests by bucket; `allowed` of them may fail."""
+
+    name: str
+    seconds: float
+    arrivals: tuple[float, ...]
+    allowed: float = 0.0
+
+
+@dataclass(frozen=True)
+class Problem:
+    """goal : what a fleet's price is: USD an hour with electricity, or watts.
+
+    scenarios : the first is the whole trace. stock : GPUs and GPUs a node, by kind. kv_bytes : a request's, by bucket.
+    links : bytes/s of KV cache between GPUs of two kinds. cuts : fleets that missed the SLO: something must be added.
+    robust : share by which capacities may fall short, for so many offers at once (Bertsimas and Sim, 2004).
+    """
+
+    offers: tuple[Offer, ...]
+    scenarios: tuple[Scenario, ...]
+    stock: Mapping[str, tuple[int, int]]
+    goal: Goal = "cost"
+    budget: float = inf
+    spare: int = 0
+    electricity_per_kwh: float = 0.0
+    kv_bytes: tuple[float, ...] = ()
+    links: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    cuts: tuple[Counts, ...] = ()
+    robust: tuple[float, int] = (0.0, 0)
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """A solution. counts : offers in use. price : as the goal has it. promise : share of the load that it is thought to
+    carry. served : that it serves in the model, 1 unless that was the aim."""
+
+    outcome: Outcome
+    counts: Counts
+    usd_per_hour: float
+    watts: float
+    price: float
+    promise: float
+    served: float
+
+
+def solve_fleet(
+    problem: Problem, aim: Aim = "price", *, solver: str, time_limit: float = 20.0, most: float = inf,
+    avoid: Sequence[Counts] = (), relaxed: bool = False,
+) -> Fleet | Outcome:  # fmt: skip
+    """The best fleet, or the outcome without one.
+
+    aim : the least price; or the largest promise at a price of `most`; or the largest share of the load served.
+    avoid : fleets that shall not come again, neither bad nor good.
+    """
+    model = _Model(problem, aim)
+    if most < inf:
+        model.program.require(model.price <= most, "most")
+    for counts in problem.cuts:
+        model.more_than(counts)
+    for counts in avoid:
+        model.other_than(counts)
+    outcome = model.program.solve(solver, time_limit=time_limit, relaxed=relaxed)
+    return outcome if outcome.value is None else model.fleet(outcome)
+
+
+def balance(problem: Problem, counts: Counts, solver: str) -> tuple[dict[tuple[str, ...], float], ...]:
+    """How to route the whole trace over a given fleet so that the busiest offer is as little busy as can be.
+
+    By bucket, the share of each offer or (prefill, decode) pair; rates count as far as the offers' shares allow.
+    """
+    offers = [offer for offer in problem.offers if counts.get(offer.name)]
+    program = Program("balance")
+    peak = program.number("peak")
+    program.aim([peak])
+    routes, scenario = _routes(offers), problem.scenarios[0]
+    amounts: list[dict[int, Any]] = []
+    for b, arrivals in enumerate(scenario.arrivals):
+        able = [r for r, route in enumerate(routes) if all(offers[i].rates[b] > 0 for i in route)]
+        amounts.append({r: program.number(f"x_{b}_{r}") for r in able})
+        program.require(total(amounts[b].values()) == (arrivals if able else 0), f"load_{b}")
+    for i, offer in enumerate(offers):
+        busy = total(
+            1 / offer.rates[b] * x for b, mine in enumerate(amounts) for r, x in mine.items() if i in routes[r]
+        )
+        program.require(busy <= scenario.seconds * counts[offer.name] * peak, f"busy_{i}")
+    values = program.solve(solver).values
+    return tuple(
+        {
+            tuple(offers[i].name for i in routes[r]): values[x.name] / arrivals
+            for r, x in mine.items() if arrivals and values[x.name] > 1e-9 * arrivals
+        }
+        for mine, arrivals in zip(amounts, scenario.arrivals, strict=True)
+    )  # fmt: skip
+
+
+class _Model:
+    def __init__(self, problem: Problem, aim: Aim) -> None:
+        self.problem = problem
+        self.program = Program("fleet", maximize=aim != "price")
+        self.counts = {o.name: self.program.count(f"n_{i}", 0, o.most) for i, o in enumerate(problem.offers)}
+        self.served = self.program.number("served", 0, 1) if aim == "served" else 1.0
+        self.routes = _routes(problem.offers)
+        self.loads = [self._serve(w, scenario) for w, scenario in enumerate(problem.scenarios)]
+        self._stock()
+        self._carry()
+        self._move_kv()
+        usd, watts = total(o.usd_per_hour * self.counts[o.name] for o in problem.offers), self._power()
+        if problem.budget < inf:
+            self.program.require(usd <= problem.budget, "budget")
+        self.price = watts if problem.goal == "energy" else usd + problem.electricity_per_kwh / 1e3 * watts
+        promise = total(o.estimate * self.counts[o.name] for o in problem.offers)
+        self.program.aim([{"price": self.price, "promise": promise, "served": self.served}[aim]])
+
+    def _serve(self, w: int, scenario: Scenario) -> list[dict[int, Any]]:
+        """Route a scenario's requests; returns, by bucket, the amount on each route."""
+        problem, buckets = self.problem, range(len(scenario.arrivals))
+        amounts: list[dict[int, Any]] = []
+        shed = [self.program.number(f"shed_{w}_{b}", 0, scenario.arrivals[b]) for b in buckets]
+        for b in buckets:
+            able = [r for r, route in enumerate(self.routes) if all(problem.offers[i].rates[b] > 0 for i in route)]
+            amounts.append({r: self.program.number(f"x_{w}_{b}_{r}") for r in able})
+            self.program.require(
+                total(amounts[b].values()) + shed[b] >= scenario.arrivals[b] * self.served, f"load_{w}_{b}"
+            )
+        self.program.require(total(shed) <= scenario.allowed, f"allowed_{w}")
+        for i, offer in enumerate(problem.offers):
+            mine = [(b, x) for b in buckets for r, x in amounts[b].items() if i in self.routes[r]]
+            busy = total(1 / offer.rates[b] * x for b, x in mine)
+            self.program.require(busy <= scenario.seconds * self.counts[offer.name], f"busy_{w}_{i}")
+            if offer.resident and offer.kv_tokens < inf:
+                held = total(offer.resident[b] * x for b, x in mine)  # Little's law
+                self.program.require(
+                    held <= scenario.seconds * offer.kv_tokens * self.counts[offer.name], f"kv_{w}_{i}"
+                )
+        return amounts
+
+    def _stock(self) -> None:
+        """GPUs that there are, and groups that fit into nodes."""
+        for gpu, (count, node) in self.problem.stock.items():
+            mine = [offer for offer in self.problem.offers if offer.gpu == gpu]
+            self.program.require(total(o.gpus * self.counts[o.name] for o in mine) <= count, f"stock_{gpu}")
+            sizes = sorted({offer.group for offer in mine})
+            if all(node % size == 0 for size in sizes) and not count % node and _chain(sizes):
+                continue  # any numbers that the stock allows can be packed
+            groups = {s: total(o.gpus // s * self.counts[o.name] for o in mine if o.group == s) for s in sizes}
+            whole, rest = divmod(count, node)
+            room: dict[int, list[Any]] = {size: [] for size in sizes}
+            for name, nodes, size in ((f"{gpu}_whole", whole, node), (f"{gpu}_rest", 1, rest)):
+                patterns = _patterns(sizes, size)
+                times = [self.program.count(f"nodes_{name}_{i}", 0, nodes) for i in range(len(patterns))]
+                self.program.require(total(times) <= nodes, f"nodes_{name}")
+                for s in sizes:
+                    room[s] += [
+                        pattern.count(s) * n for pattern, n in zip(patterns, times, strict=True) if s in pattern
+                    ]
+            for s in sizes:
+                self.program.require(groups[s] <= total(room[s]), f"packing_{gpu}_{s}")
+
+    def _carry(self) -> None:
+        """What the replicas carry of the trace, with some of them lost or slower than thought."""
+        problem = self.problem
+        carried = total(o.share * self.counts[o.name] for o in problem.offers if o.role != "decode")
+        off, at_once = problem.robust
+        if off and at_once:
+            most = self.program.number("slow_each")
+            beyond = []
+            for i, offer in enumerate(problem.offers):
+                over = self.program.number(f"slow_{i}")
+                self.program.require(most + over >= off * offer.share * self.counts[offer.name], f"robust_{i}")
+                beyond.append(over)
+            carried = carried - at_once * most - total(beyond)
+        self.program.require(carried >= self.served, "carried")
+        for i, offer in enumerate(problem.offers if problem.spare else ()):
+            used = self.program.count(f"used_{i}", 0, 1)
+            self.program.require(self.counts[offer.name] <= offer.most * used, f"used_{i}")
+            self.program.require(carried - problem.spare * offer.share * used >= self.served, f"spare_{i}")
+
+    def _move_kv(self) -> None:
+        """KV cache from prefill to decode replicas, through their networks and the links between kinds of GPUs."""
+        offers, scenario = self.problem.offers, self.problem.scenarios[0]
+        through: dict[tuple[str, str], list[Any]] = {}
+        for i, offer in enumerate(offers):
+            sent = []
+            for b, amounts in enumerate(self.loads[0]):
+                for r, x in amounts.items():
+                    if i in self.routes[r] and len(self.routes[r]) == 2:
+                        sent.append(self.problem.kv_bytes[b] * x)
+                        if i == self.routes[r][0]:
+                            pair = (offer.gpu, offers[self.routes[r][1]].gpu)
+                            through.setdefault(pair, []).append(self.problem.kv_bytes[b] * x)
+            if sent and offer.network < inf:
+                room = scenario.seconds * offer.network * self.counts[offer.name]
+                self.program.require(total(sent) <= room, f"network_{i}")
+        for pair, bandwidth in self.problem.links.items():
+            if pair in through:
+                self.program.require(total(through[pair]) <= scenario.seconds * bandwidth, f"link_{pair[0]}_{pair[1]}")
+
+    def _power(self) -> Any:
+        """Watts on average: what idles, and what the work adds."""
+        scenario = self.problem.scenarios[0]
+        offers = self.problem.offers
+        terms = [offer.idle_watts * self.counts[offer.name] for offer in offers]
+        for b, amounts in enumerate(self.loads[0]):
+            terms += [offers[i].joules(b) / scenario.seconds * x for r, x in amounts.items() for i in self.routes[r]]
+        return total(terms)
+
+    def more_than(self, counts: Counts) -> None:
+        """A fleet that missed the SLO would miss it with less, too: some offer must have more replicas."""
+        tag = "_".join(str(counts.get(offer.name, 0)) for offer in self.problem.offers)
+        more = []
+        for i, offer in enumerate(self.problem.offers):
+            least = counts.get(offer.name, 0) + 1
+            if least <= offer.most:
+                more.append(self._at_least(i, offer, least))
+        self.program.require(total(more) >= 1, f"cut_{tag}")
+
+    def other_than(self, counts: Counts) -> None:
+        """Not this fleet again: some offer has more replicas, or fewer."""
+        tag = "_".join(str(counts.get(offer.name, 0)) for offer in self.problem.offers)
+        changed = []
+        for i, offer in enumerate(self.problem.offers):
+            now = counts.get(offer.name, 0)
+            if now < offer.most:
+                changed.append(self._at_least(i, offer, now + 1))
+            if now:
+                fewer = self.program.count(f"fewer_{tag}_{i}", 0, 1)
+                n = self.counts[offer.name]
+                self.program.require(n <= offer.most - (offer.most - now + 1) * fewer, f"fewer_{tag}_{i}")
+                changed.append(fewer)
+        self.program.require(total(changed) >= 1, f"other_{tag}")
+
+    def _at_least(self, i: int, offer: Offer, least: int) -> Any:
+        """A binary that may be 1 only where the offer has `least` replicas."""
+        name = f"least_{i}_{least}"
+        known = self.program.variables.get(name)
+        if known is None:
+            known = self.program.count(name, 0, 1)
+            self.program.require(self.counts[offer.name] >= least * known, name)
+        return known
+
+    def fleet(self, outcome: Outcome) -> Fleet:
+        """The solution, read back."""
+        problem, offers = self.problem, self.problem.offers
+        value = {offer: round(outcome.values[f"n_{i}"]) for i, offer in enumerate(offers)}
+        usd = sum(offer.usd_per_hour * n for offer, n in value.items())
+        watts = sum(offer.idle_watts * n for offer, n in value.items()) + sum(
+            offers[i].joules(b) / problem.scenarios[0].seconds * outcome.values[x.name]
+            for b, amounts in enumerate(self.loads[0]) for r, x in amounts.items() for i in self.routes[r]
+        )  # fmt: skip
+        price = watts if problem.goal == "energy" else usd + problem.electricity_per_kwh / 1e3 * watts
+        promise = sum(offer.estimate * n for offer, n in value.items())
+        counts = {offer.name: n for offer, n in value.items() if n}
+        return Fleet(outcome, counts, usd, watts, price, promise, outcome.values.get("served", 1.0))
+
+
+def _routes(offers: Sequence[Offer]) -> list[tuple[int, ...]]:
+    """Ways through the fleet: one mixed replica, or a prefill and a decode replica."""
+    by_role = {role: [i for i, o in enumerate(offers) if o.role == role] for role in ("mixed", "prefill", "decode")}
+    pairs = [(p, d) for p in by_role["prefill"] for d in by_role["decode"]]
+    return [*((i,) for i in by_role["mixed"]), *pairs]
+
+
+def _chain(sizes: Sequence[int]) -> bool:
+    return all(large % small == 0 for small, large in zip(sizes, sizes[1:], strict=False))
+
+
+def _patterns(sizes: Sequence[int], node: int) -> list[list[int]]:
+    """Every way to fill a node with groups so that no further one fits."""
+    found: list[list[int]] = []
+
+    def fill(at: int, left: int, groups: list[int]) -> None:
+        if all(size > left for size in sizes):
+            found.append(groups)
+        for i in range(at, len(sizes)):
+            if sizes[i] <= left:
+                fill(i, left - sizes[i], [*groups, sizes[i]])
+
+    fill(0, node, [])
+    return found

@@ -1,0 +1,108 @@
+"""What may be rented: GPUs with counts and prices, and the settings that the planner may choose among."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..configs.catalog import find_hardware
+from ..configs.strict import build, check, read_mapping
+from ..errors import InputError
+
+
+@dataclass(frozen=True)
+class Stock:
+    """GPUs of one kind.
+
+    count : available. price_per_hour : USD for one; the card's list price where it is not given.
+    gpus_per_node : the card's where it is not given; a tensor-parallel group stays inside a node.
+    """
+
+    count: int
+    price_per_hour: float | None = None
+    gpus_per_node: int | None = None
+
+    def __post_init__(self) -> None:
+        check(self.count >= 0, "count", self.count, "a number of GPUs, not negative")
+        check(
+            self.price_per_hour is None or self.price_per_hour > 0, "price_per_hour", self.price_per_hour, "USD above 0"
+        )
+        check(self.gpus_per_node is None or self.gpus_per_node >= 1, "gpus_per_node", self.gpus_per_node, "at least 1")
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """The planner's choices. Lists name the options of a setting, in vLLM's words; None is the engine's default.
+
+    gpus : by hardware card. budget_per_hour : USD that the fleet may cost. spare : replicas whose loss the fleet has to
+    survive. electricity_per_kwh : USD; 0 leaves energy out of the cost. uncertainty : share by which the capacity of a
+    kind of replica may fall short of what was measured, for `uncertain_kinds` of them at once.
+    """
+
+    model: str
+    gpus: dict[str, Stock]
+    engine: str = "vllm-0.19"
+    role: tuple[Literal["mixed"], ...] = ("mixed",)
+    tensor_parallel_size: tuple[int, ...] = (1, 2, 4, 8)
+    pipeline_parallel_size: tuple[int, ...] = (1,)
+    data_parallel_size: tuple[int, ...] = (1,)
+    enable_expert_parallel: tuple[bool, ...] = (False,)
+    max_num_seqs: tuple[int | None, ...] = (None,)
+    max_num_batched_tokens: tuple[int | None, ...] = (None, 512, 2048)
+    kv_cache_dtype: tuple[str, ...] = ("auto",)
+    max_model_len: int | None = None
+    budget_per_hour: float | None = None
+    spare: int = 0
+    electricity_per_kwh: float = 0.0
+    uncertainty: float = 0.0
+    uncertain_kinds: int = 1
+
+    def __post_init__(self) -> None:
+        for key in _LISTS:
+            check(bool(getattr(self, key)), key, [], "at least one option")
+        for key in ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"):
+            check(min(getattr(self, key)) >= 1, key, min(getattr(self, key)), "sizes from 1 on")
+        check(
+            self.budget_per_hour is None or self.budget_per_hour > 0,
+            "budget_per_hour",
+            self.budget_per_hour,
+            "USD above 0",
+        )
+        check(self.spare >= 0, "spare", self.spare, "a number of replicas, not negative")
+        check(self.electricity_per_kwh >= 0, "electricity_per_kwh", self.electricity_per_kwh, "USD, not negative")
+        check(0 <= self.uncertainty < 1, "uncertainty", self.uncertainty, "a share from 0 to below 1")
+        check(self.uncertain_kinds >= 0, "uncertain_kinds", self.uncertain_kinds, "a number of kinds, not negative")
+        if not any(stock.count for stock in self.gpus.values()):
+            raise InputError("gpus", f"{len(self.gpus)} kinds and not one GPU in all", "a count above 0")
+
+    def price(self, gpu: str) -> float:
+        """USD an hour for one `gpu`. Raises `InputError` where neither the inventory nor the card knows one."""
+        stock, card = self.gpus[gpu], find_hardware(gpu, f"gpus.{gpu}")
+        price = card.price_per_hour if stock.price_per_hour is None else stock.price_per_hour
+        if price is None:
+            raise InputError(
+                f"gpus.{gpu}.price_per_hour", "missing, and the card knows none", "USD an hour for one GPU"
+            )
+        return price
+
+    def node_size(self, gpu: str) -> int:
+        """GPUs of a node."""
+        return self.gpus[gpu].gpus_per_node or find_hardware(gpu, f"gpus.{gpu}").gpus_per_node
+
+
+_LISTS = (
+    "gpus", "role", "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "enable_expert_parallel",
+    "max_num_seqs", "max_num_batched_tokens", "kv_cache_dtype",
+)  # fmt: skip
+
+
+def load_inventory(path: Path) -> Inventory:
+    """From a YAML or JSON file; every GPU is looked up and priced."""
+    try:
+        inventory = build(Inventory, read_mapping(path))
+        for gpu in inventory.gpus:
+            inventory.price(gpu)
+    except InputError as error:
+        raise error if str(path) in error.where else error.at(f"{path}:") from None
+    return inventory

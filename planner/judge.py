@@ -1,0 +1,125 @@
+"""Simulations with a verdict: a plan and a trace in, whether the SLO holds out. Counted, cached, and cut short."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..configs.plan import Plan
+from ..sim.deploy import deploy
+from ..sim.metrics import Finished
+from ..sim.report import build_report
+from ..sim.run import Run, run
+from ..traces.table import RequestTable
+from .cache import Cache, fingerprint
+from .targets import Targets, describe
+
+_PROBE = 0.15  # share of the trace that is tried first: the busiest stretch of so many requests
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a simulation said.
+
+    met : all objectives. objectives : as in a report; of the probe alone where that was enough to fail.
+    beyond : requests over a limit, as a multiple of those that may be. requests : simulated. mean_e2el : seconds. busy_share : of the engines. throughput : requests/s.
+    """
+
+    met: bool
+    objectives: list[dict[str, Any]]
+    beyond: float
+    requests: int
+    mean_e2el: float
+    busy_share: float
+    throughput: float
+
+    @property
+    def missed(self) -> str:
+        """The objectives that were missed, in words."""
+        return describe(self.objectives)
+
+
+@dataclass
+class Judge:
+    """Runs simulations with one seed, so that all plans see the same requests: common random numbers.
+
+    requests, hits : simulated so far, and verdicts that came out of the cache. log : called with a line of progress.
+    """
+
+    cache: Cache
+    seed: int = 0
+    log: Callable[[str], None] = lambda line: None
+    requests: int = 0
+    hits: int = 0
+    simulations: int = 0
+    _digests: dict[str, Any] = field(default_factory=dict)
+
+    def replay(self, plan: Plan, table: RequestTable, targets: Targets) -> Verdict:
+        """The whole trace on a plan; ends after its busiest stretch where that alone misses an objective."""
+        key = self._key("replay", plan, table, targets)
+        return self._cached(key, lambda: self._replay(plan, table, targets))
+
+    def _replay(self, plan: Plan, table: RequestTable, targets: Targets) -> Verdict:
+        probe = busiest(table, round(_PROBE * len(table)))
+        if len(probe) < len(table):
+            result = self._run(plan, probe)
+            if targets.missed_for_certain(Finished(result)):
+                return dataclasses.replace(_verdict(result, targets), met=False)
+        verdict = _verdict(self._run(plan, table), targets)
+        return dataclasses.replace(verdict, requests=verdict.requests + len(probe) * (len(probe) < len(table)))
+
+    def sample(self, plan: Plan, table: RequestTable, targets: Targets) -> Verdict:
+        """A short simulation, to its end."""
+        key = self._key("sample", plan, table, targets)
+        return self._cached(key, lambda: _verdict(self._run(plan, table), targets))
+
+    def _run(self, plan: Plan, table: RequestTable) -> Run:
+        self.requests += len(table)
+        self.simulations += 1
+        return run(table, plan, seed=self.seed)
+
+    def _cached(self, key: str, work: Callable[[], Verdict]) -> Verdict:
+        known = self.cache.get(key)
+        if known is not None:
+            self.hits += 1
+            return Verdict(**known)
+        verdict = work()
+        self.cache.put(key, dataclasses.asdict(verdict))
+        return verdict
+
+    def _key(self, kind: str, plan: Plan, table: RequestTable, asked: object) -> str:
+        deployed = [
+            (d.cost.describe(), {name: getattr(d.limits, name) for name in d.limits.__slots__}, d.blocks)
+            for d in deploy(plan)
+        ]
+        return fingerprint(kind, plan.fingerprint(), deployed, table.fingerprint(), str(asked), self.seed)
+
+
+def _verdict(result: Run, targets: Targets) -> Verdict:
+    report = build_report(result, targets.slo)
+    objectives = report["slo"]["objectives"]
+    busy = [share for pool in report["simulation"]["pools"] for share in pool["busy_share"]]
+    return Verdict(
+        met=all(objective["met"] for objective in objectives) and report["failed"] == 0,
+        objectives=objectives,
+        beyond=targets.beyond(Finished(result)),
+        requests=len(result.table),
+        mean_e2el=(report["mean_e2el_ms"] or 0.0) / 1e3,
+        busy_share=float(np.mean(busy)) if busy else 0.0,
+        throughput=report["request_throughput"] or 0.0,
+    )
+
+
+def busiest(table: RequestTable, requests: int) -> RequestTable:
+    """The `requests` consecutive requests that bring the most tokens a second."""
+    if requests < 1 or requests >= len(table):
+        return table
+    tokens = np.concatenate([[0], np.cumsum(table.prompt_tokens + table.output_tokens)])
+    amount = tokens[requests:] - tokens[:-requests]
+    span = table.arrival[requests - 1 :] - table.arrival[: len(table) - requests + 1]
+    first = int(np.argmax(amount / np.maximum(span, 1e-9)))
+    return table.take(slice(first, first + requests))

@@ -1,0 +1,198 @@
+"""Search with simulation in the loop: the program proposes fleets, replays of the trace accept or cut them.
+
+1. Solve the program with optimistic capacities, and measure the types that its answer uses until the answer uses measured
+   types only. Fleets of one type that meet the SLO are the first incumbents.
+2. Ask for cheaper fleets, the ones thought to carry most at a price between bound and incumbent, and replay them. One
+   that meets the SLO is the new incumbent; one that misses it is cut, with all that it contains.
+3. Stop when no cheaper fleet is left, when none is promising, when the gap is small enough, or when replays are used up.
+
+Optimistic capacities make the program's answer a bound on the price in its capacity model, cuts included.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any
+
+from .candidates import Candidate, Rejected
+from .fleet import Counts, Fleet, Problem, balance, solve_fleet
+from .judge import Verdict
+from .market import Market
+from .milp import Outcome, relative_gap
+from .planfile import Routing, plan_of, values_of
+
+_STEP = 1e-6  # share of the price by which a cheaper fleet must be cheaper
+_HOPELESS = 0.92  # of the load: a fleet that is thought to carry less is not replayed
+_DEMANDS = (1.0, 1.1, 1.25, 1.5, 2.0)  # of the load, for a first fleet where no single type will do
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A fleet and what its replay said. price : as the goal has it. values : of the plan file."""
+
+    counts: Counts
+    usd_per_hour: float
+    watts: float
+    price: float
+    verdict: Verdict
+    values: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return " + ".join(f"{n} x {name}" for name, n in sorted(self.counts.items()))
+
+
+@dataclass(frozen=True)
+class Found:
+    """best : the cheapest fleet that met the SLO. bound : of the price in the relaxed model. tried : by price."""
+
+    best: Tried | None
+    bound: float
+    tried: list[Tried]
+    rejected: list[Rejected]
+    stopped: str
+    relaxation: Fleet | Outcome
+    problem: Problem = field(repr=False)
+
+    @property
+    def gap(self) -> float | None:
+        """Relative; 0 where no cheaper fleet is left in the model."""
+        return None if self.best is None else relative_gap(self.best.price, self.bound)
+
+
+class Search:
+    """One search on a market."""
+
+    def __init__(self, market: Market, *, solver: str, replays: int = 40, gap: float = 0.0, diverse: int = 3) -> None:
+        """replays : of mixed fleets, at most. gap : relative, that is small enough. diverse : fleets tried a round."""
+        self.market, self.solver = market, solver
+        self._replays = self._left = replays
+        self._gap, self._diverse = gap, diverse
+        self._tried: dict[tuple[tuple[str, int], ...], Tried] = {}
+        self._cuts: list[Counts] = []
+        self._best: Tried | None = None
+
+    def run(self) -> Found:
+        """The cheapest fleet that meets the SLO, as far as the replays allow."""
+        stopped = ""
+        while not stopped:
+            stopped = self._step()
+        relaxation = self._solve()
+        bound = self._best.price if self._best else inf
+        if isinstance(relaxation, Fleet):
+            bound = min(bound, relaxation.price, relaxation.outcome.bound or 0.0)
+        tried = sorted(self._tried.values(), key=lambda t: (t.price, t.name))
+        return Found(self._best, bound, tried, self.market.rejected, stopped, relaxation, self._problem())
+
+    def _problem(self, demand: float = 1.0) -> Problem:
+        return self.market.problem(self._cuts, demand)
+
+    def _solve(self, *aim: Any, demand: float = 1.0, **limits: Any) -> Fleet | Outcome:
+        return solve_fleet(self._problem(demand), *aim, solver=self.solver, **limits)
+
+    def _step(self) -> str:
+        """One round; returns why the search is over, or nothing."""
+        answer = self._solve()
+        if not isinstance(answer, Fleet):
+            return "no cheaper fleet is left in the relaxed model" if self._best else "infeasible"
+        if self._learn(answer):
+            return ""
+        if self._best is None:
+            return "" if self._first() else "no fleet met the SLO"
+        if answer.price >= self._best.price * (1 - _STEP):
+            return "no cheaper fleet is left in the relaxed model"
+        if relative_gap(self._best.price, answer.price) <= self._gap:
+            return f"the gap is at most {self._gap:.1%}"
+        return self._cheaper(answer.price, self._best.price)
+
+    def _learn(self, answer: Fleet) -> bool:
+        """Measure types that `answer` uses; False where nothing is left to measure."""
+        if sum(self.market.smoothen(name) for name in answer.counts):
+            return True
+        for name in answer.counts:
+            known = self.market.known[name]
+            alone = self._price({known.candidate: known.least})
+            if (self._best is None or alone < self._best.price) and self.market.anchor(name):
+                for n, verdict in known.alone.items():
+                    self._note({name: n}, verdict)
+                return True
+        return False
+
+    def _first(self) -> bool:
+        """A first fleet, where no single type carries the load: the cheapest one for more and more of it."""
+        for demand in _DEMANDS:
+            answer = self._solve(demand=demand)
+            if isinstance(answer, Fleet) and self._left and self._try(answer).verdict.met:
+                return True
+        return False
+
+    def _cheaper(self, low: float, high: float) -> str:
+        """Replay promising fleets between two prices, the dearer ones if a cheap one misses."""
+        avoid: list[Counts] = []
+        most = (low + high) / 2
+        for _ in range(self._diverse):
+            if not self._left:
+                return f"{self._replays} replays are used up"
+            proposal = self._solve("promise", most=most, avoid=avoid)
+            if not isinstance(proposal, Fleet) or proposal.promise < _HOPELESS:
+                if most >= high * (1 - _STEP):
+                    return "" if avoid else "no cheaper fleet is promising"
+                most = high * (1 - _STEP)
+                continue
+            if self._learn(proposal):
+                return ""
+            avoid.append(proposal.counts)
+            if self._try(proposal).verdict.met:
+                return ""
+            most = min((most + high) / 2, high * (1 - _STEP))
+        return ""
+
+    def _try(self, fleet: Fleet) -> Tried:
+        """Replay a fleet, and remember what came out."""
+        self._left -= 1
+        values = self.values(fleet.counts)
+        capacity = self.market.capacity
+        verdict = capacity.judge.replay(plan_of(values), capacity.workload.table, capacity.targets)
+        return self._note(fleet.counts, verdict, values)
+
+    def values(self, counts: Counts) -> dict[str, Any]:
+        """The plan of a fleet, with its load balanced over its types."""
+        market, members = self.market, self._members(counts)
+        routing: Routing = balance(self._problem(), counts, self.solver) if len(members) > 1 else ()
+        seconds = {c.name: market.known[c.name].seconds or 1.0 for c in members}
+        return values_of(market.inventory, members, routing, market.workload.bounds, seconds)
+
+    def _members(self, counts: Counts) -> dict[Candidate, int]:
+        return {self.market.known[name].candidate: n for name, n in sorted(counts.items())}
+
+    def _price(self, members: dict[Candidate, int], busy: float = 1.0) -> float:
+        usd = sum(c.usd_per_hour * n for c, n in members.items())
+        watts = _watts(members, busy)
+        return watts if self.market.goal == "energy" else usd + self.market.inventory.electricity_per_kwh / 1e3 * watts
+
+    def _note(self, counts: Counts, verdict: Verdict, values: dict[str, Any] | None = None) -> Tried:
+        members, busy = self._members(counts), verdict.busy_share
+        usd = sum(c.usd_per_hour * n for c, n in members.items())
+        tried = Tried(
+            counts, usd, _watts(members, busy), self._price(members, busy), verdict, values or self.values(counts)
+        )
+        self._tried[tuple(sorted(counts.items()))] = tried
+        self.market.capacity.judge.log(
+            f"${usd:.2f}/h {tried.name}: {'meets the SLO' if verdict.met else verdict.missed}"
+        )
+        affordable = usd <= (self.market.inventory.budget_per_hour or inf)
+        if verdict.met and affordable and (self._best is None or tried.price < self._best.price):
+            self._best = tried
+        if not verdict.met and not any(_within(counts, cut) for cut in self._cuts):
+            self._cuts = [cut for cut in self._cuts if not _within(cut, counts)] + [counts]
+        return tried
+
+
+def _watts(members: dict[Candidate, int], busy: float) -> float:
+    """Power of a fleet that is `busy` for that share of the time."""
+    return sum(n * ((c.idle_watts or 0.0) * (1 - busy) + (c.busy_watts or 0.0) * busy) for c, n in members.items())
+
+
+def _within(small: Counts, large: Counts) -> bool:
+    return all(large.get(name, 0) >= n for name, n in small.items())

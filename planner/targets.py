@@ -1,0 +1,104 @@
+"""What an SLO asks of a plan: which objectives a part of the fleet must keep, and how many requests can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil, inf
+
+from ..configs.slo import METRICS, SLO, Objective
+from ..errors import InputError
+from ..sim.metrics import Finished
+
+_BEYOND = 5  # requests that must lie beyond a percentile before it says anything
+
+
+@dataclass(frozen=True)
+class Targets:
+    """slo : all of it. requests : the trace's."""
+
+    slo: SLO
+    requests: int
+
+    @classmethod
+    def of(cls, slo: SLO, requests: int) -> Targets:
+        """Checked. Raises `InputError` without objectives, and for a trace too short for a percentile."""
+        if not any(_per_request(o) for o in slo.objectives):
+            found = f"{len(slo.objectives)} objectives, none of them on the latency of requests"
+            raise InputError("objectives", found, "at least one, such as `ttft p99 <= 2s` or `goodput >= 99%`")
+        for objective in slo.objectives:
+            rare = 1 - _share(objective)
+            if 0 < rare < 1 and requests * rare < _BEYOND:
+                found = f"`{objective.text}` on a trace of {requests} requests: {requests * rare:.3g} lie beyond it"
+                raise InputError("objectives", found, f"{ceil(_BEYOND / rare)} requests, so that {_BEYOND} do")
+        return cls(slo, requests)
+
+    def local(self, requests: int) -> Targets:
+        """The objectives on latency and goodput, for a part of the trace. Pools that each keep them keep them together."""
+        return Targets(replace(self.slo, objectives=tuple(o for o in self.slo.objectives if _per_request(o))), requests)
+
+    def scaled(self, factor: float) -> Targets:
+        """All limits of latency `factor` times as long."""
+
+        def longer(limits: dict[str, float]) -> dict[str, float]:
+            return {metric: limit * factor for metric, limit in limits.items()}
+
+        objectives = tuple(
+            replace(o, limit=o.limit * factor) if o.metric in METRICS else o for o in self.slo.objectives
+        )
+        classes = {name: longer(limits) for name, limits in self.slo.classes.items()}
+        return replace(self, slo=SLO(longer(self.slo.limits), classes, objectives))
+
+    def limit(self, metric: str) -> float:
+        """The loosest limit on `metric` that nearly all requests must keep, in seconds; inf without one."""
+        limits = [o.limit for o in self.slo.objectives if o.metric == metric and _share(o) >= 0.9]
+        if any(o.metric == "goodput" for o in self.slo.objectives) and metric in self.slo.limits:
+            limits.append(self.slo.limits[metric])
+        return min(limits, default=inf)
+
+    def allowed(self) -> float:
+        """Requests that may miss their limits, by the strictest objective."""
+        return min((1 - _share(o)) * self.requests for o in self.slo.objectives if _per_request(o))
+
+    def beyond(self, requests: Finished) -> float:
+        """Requests over a limit, as a multiple of those that may be, for the objective where that is worst."""
+        worst = 0.0
+        for objective in self.slo.objectives:
+            rare = 1 - _share(objective)
+            if 0 < rare < 1 and objective.metric in ("ttft", "tpot", "e2el"):
+                over = float((getattr(requests, objective.metric) > objective.limit).mean())
+                worst = max(worst, over / rare)
+        return worst
+
+    def missed_for_certain(self, requests: Finished) -> Objective | None:
+        """An objective that is missed whatever the rest of the trace does, judged by a part of it."""
+        for objective in self.slo.objectives:
+            rare, upper = 1 - _share(objective), objective.operator in ("<=", "<")
+            if 0 < rare < 1 and upper and objective.metric in ("ttft", "tpot", "e2el"):
+                values = getattr(requests, objective.metric)
+                if (values > objective.limit).sum() > rare * self.requests + 1:
+                    return objective
+        return None
+
+
+def _per_request(objective: Objective) -> bool:
+    return objective.metric in (*METRICS, "goodput")
+
+
+def _share(objective: Objective) -> float:
+    """The share of requests that must keep the limit; 0 where the objective is no such share."""
+    if objective.metric == "goodput":
+        return objective.limit
+    return {"median": 0.5, "p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}.get(objective.statistic, 0.0)
+
+
+def describe(verdicts: Sequence[dict[str, object]]) -> str:
+    """The objectives of a verdict that were missed, with their values."""
+    missed = []
+    for verdict in verdicts:
+        if not verdict["met"]:
+            value = verdict["value"]
+            shown = "nothing to measure" if not isinstance(value, float) else f"{value:.4g}"
+            why = f", mostly {verdict['dominating']}" if verdict.get("dominating") else ""
+            missed.append(f"{verdict['objective']} ({shown}{why})")
+    return "; ".join(missed)

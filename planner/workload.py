@@ -1,0 +1,99 @@
+"""A trace as the planner's programs see it: buckets of prompt lengths, busy windows, and samples of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..traces.streams import Stream
+from ..traces.table import RequestTable
+
+_QUANTILES = (0.5, 0.9)  # of prompt lengths, between the buckets
+_WINDOWS = (60.0, 300.0, 1800.0)  # seconds
+_SAMPLED = 1200  # requests of a capacity sample
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of the trace. arrivals : requests by bucket."""
+
+    start: float
+    seconds: float
+    arrivals: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.seconds:g} s from {self.start:g} s"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """bounds : longest prompt of each bucket but the last. bucket : of every request. shares : of requests by bucket."""
+
+    table: RequestTable
+    bounds: tuple[int, ...]
+    bucket: NDArray[np.int64]
+    shares: tuple[float, ...]
+
+    @classmethod
+    def of(cls, table: RequestTable, buckets: bool = True) -> Workload:
+        """Cut at the median and the 90th percentile of prompt lengths, or not at all."""
+        cuts = np.quantile(table.prompt_tokens, _QUANTILES).astype(int).tolist() if buckets else []
+        bounds = tuple(sorted({cut for cut in cuts if cut < int(table.prompt_tokens.max())}))
+        bucket = np.searchsorted(bounds, table.prompt_tokens)
+        counts = np.bincount(bucket, minlength=len(bounds) + 1)
+        return cls(table, bounds, bucket, tuple((counts / len(table)).tolist()))
+
+    @property
+    def span(self) -> float:
+        """Seconds from the first to the last arrival."""
+        return float(self.table.arrival[-1] - self.table.arrival[0])
+
+    @property
+    def rate(self) -> float:
+        """Requests/s on average."""
+        return len(self.table) / self.span if self.span else float("inf")
+
+    def windows(self) -> list[Window]:
+        """The whole trace, and its stretches of some lengths that bring the most requests and the most tokens."""
+        arrival = self.table.arrival
+        found = {Window(float(arrival[0]), self.span, self._count(0, len(self.table)))}
+        tokens = (self.table.prompt_tokens + self.table.output_tokens).astype(float)
+        for seconds in _WINDOWS:
+            if seconds >= self.span:
+                continue
+            ends = np.searchsorted(arrival, arrival + seconds)
+            for weight in (np.ones(len(arrival)), tokens):
+                total = np.concatenate([[0.0], np.cumsum(weight)])
+                first = int(np.argmax(total[ends] - total[: len(arrival)]))
+                found.add(Window(float(arrival[first]), seconds, self._count(first, int(ends[first]))))
+        return sorted(found, key=lambda window: (-window.seconds, window.start))
+
+    def _count(self, first: int, last: int) -> tuple[int, ...]:
+        counts: list[int] = np.bincount(self.bucket[first:last], minlength=len(self.shares)).tolist()
+        return tuple(counts)
+
+    def sample(self, seed: int, bucket: int | None = None, requests: int = _SAMPLED) -> RequestTable:
+        """Requests drawn from the trace, or from one bucket, without their arrivals (all 0)."""
+        rows = np.arange(len(self.table)) if bucket is None else np.flatnonzero(self.bucket == bucket)
+        drawn = rows[Stream(seed, f"capacity sample {bucket}").integers(requests, len(rows))]
+        return replace(self.table, arrival=np.zeros(len(self.table))).take(drawn)
+
+
+def evenly(table: RequestTable, rate: float) -> RequestTable:
+    """The same requests at equal distances: `rate` requests/s without any burst."""
+    return replace(table, arrival=np.arange(len(table)) / rate)
+
+
+def thinned(table: RequestTable, share: float, seed: int) -> RequestTable:
+    """A share of the requests; what a smaller share keeps, a larger one keeps as well."""
+    return table.take(Stream(seed, "thinning").uniform(len(table)) < share)
+
+
+def mixed(shares: Sequence[float]) -> tuple[float, ...]:
+    """Shares that sum to 1."""
+    whole = sum(shares)
+    return tuple(share / whole for share in shares)
