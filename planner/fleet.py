@@ -8,6 +8,7 @@ with busy windows, and cuts from replays.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
@@ -317,7 +318,7 @@ def _routes(offers: Sequence[Offer]) -> list[tuple[int, ...]]:
 
 
 def _chain(sizes: Sequence[int]) -> bool:
-    return all(large % small == 0 for small, large in zip(sizes, sizes[1:], strict=False))
+    return all(large % small == 0 for small, large in itertools.pairwise(sizes))
 
 
 def _patterns(sizes: Sequence[int], node: int) -> list[list[int]]:
