@@ -57,7 +57,10 @@ class ComposedCost:
 
     def compiled(self, times: OperatorTimes) -> Sequence[StageCost]:
         """The stages with these times, or with another quantity in the place of time; what the host adds left out."""
-        return tuple(Stage(operators, times, self._launch) for operators in self.operators)
+        return tuple(Stage(operators, times, self._launch_of(times)) for operators in self.operators)
+
+    def _launch_of(self, times: OperatorTimes) -> Launch:
+        return self._launch if times is self.times else self._launch.kernels_alone()
 
     @cached_property
     def energy(self) -> Sequence[StageCost] | None:

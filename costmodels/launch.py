@@ -1,4 +1,4 @@
-"""How an engine launches kernels: batches padded to captured CUDA graphs, and the host's time where there are none."""
+"""How an engine launches kernels: batches padded to captured CUDA graphs, and the device's waits between kernels."""
 
 from __future__ import annotations
 
@@ -13,23 +13,29 @@ from .host import HostOverhead
 
 @dataclass(frozen=True)
 class Launch:
-    """What an engine does to keep the accelerator fed.
+    """What an engine does to keep the accelerator fed, and where it does not succeed.
 
     max_cudagraph_capture_size : tokens of the largest batch that runs as a captured graph, padded to the next size
         captured; 0: none does.
     prompts_in_graphs : whether batches with prompts may be graphs (vLLM's piecewise ones), or decodes alone.
     kernel_seconds : host time to launch one operator outside a graph; such a batch takes at least that for each
         (eager mode).
+    gap_seconds_per_kernel : the device's wait after each kernel of an iteration with prompt parts. Decodes alone run as
+        one graph, without waits; with prompts, attention is launched by itself between pieces of the graph.
+    gap_seconds_per_sequence : a request's part of the waits between two iterations (its inputs, its sampled token).
     """
 
     max_cudagraph_capture_size: int = 0
     prompts_in_graphs: bool = True
     kernel_seconds: float = 0.0
+    gap_seconds_per_kernel: float = 0.0
+    gap_seconds_per_sequence: float = 0.0
 
     def __post_init__(self) -> None:
-        size, seconds = self.max_cudagraph_capture_size, self.kernel_seconds
+        size = self.max_cudagraph_capture_size
         check(size >= 0, "max_cudagraph_capture_size", size, "tokens, not negative")
-        check(seconds >= 0, "kernel_seconds", seconds, "seconds, not negative")
+        for key in ("kernel_seconds", "gap_seconds_per_kernel", "gap_seconds_per_sequence"):
+            check(getattr(self, key) >= 0, key, getattr(self, key), "seconds, not negative")
         object.__setattr__(self, "_sizes", _captured(size))
 
     def graph(self, tokens: int, prompts: bool) -> int | None:
@@ -38,6 +44,10 @@ class Launch:
         if not sizes or tokens > sizes[-1] or (prompts and not self.prompts_in_graphs):
             return None
         return sizes[bisect_left(sizes, tokens)]
+
+    def kernels_alone(self) -> Launch:
+        """The same graphs without the waits, for what is no time of an iteration: joules, the time of some operators."""
+        return Launch(self.max_cudagraph_capture_size, self.prompts_in_graphs)
 
 
 def _captured(largest: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from functools import reduce
 
@@ -21,6 +22,8 @@ _KERNELS = {
     "shared_activation": "activation",
     "rotary_and_cache": "rotary",
 }
+
+_TILE = 16  # rows: products are computed in tiles of a multiple of it
 # Rows of these backends hold the host's launch as well, which a full queue of kernels hides.
 _EAGER = ("custom_eager",)
 
@@ -46,7 +49,7 @@ class Lookup:
         for kind in ("layer", "sequence"):
             named = self._at(kind, operator=operator.name, tp=self.tp)
             if isinstance(named, Curve):
-                return _over(named)
+                return _stepped(named) if isinstance(operator, Gemm) else _over(named)
         if isinstance(operator, Gemm):
             inside = operator.name == "router" and self._whole_block() is not None
             return (lambda rows: (0.0, 0.0)) if inside else self._gemm(operator)
@@ -161,6 +164,18 @@ def _over(curve: Curve, per_row: float = 1.0) -> MeasuredRows:
         x = rows * per_row
         time = curve.at(x)
         return time, 0.0 if x <= curve.measured else time
+
+    return timing
+
+
+def _stepped(curve: Curve) -> MeasuredRows:
+    """A product's time: between sizes measured a tile apart it is that of the next one, for tiles are computed whole;
+    elsewhere it lies between them."""
+    xs, ys, between = curve.xs, curve.ys, _over(curve)
+
+    def timing(rows: int) -> Timing:
+        i = bisect_left(xs, rows)
+        return (ys[i], 0.0) if 0 < i < len(xs) and xs[i] - xs[i - 1] <= _TILE else between(rows)
 
     return timing
 

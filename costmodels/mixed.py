@@ -91,7 +91,7 @@ class MixedStage(Stage):
         of_tokens, more = self._tokens[tokens + decodes]
         of_sequences, most_sequences = self._sequences[decodes + len(chunks)]
         outside = more + most_sequences + (0 if inside else call)
-        return call + of_tokens + of_sequences, 0, 1, outside
+        return call + of_tokens + of_sequences + self._waits, 0, 1, outside
 
     def _call(self, tokens: int, before: float, decodes: int, context: float) -> tuple[float, bool]:
         seconds, inside = 0.0, True

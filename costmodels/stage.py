@@ -67,11 +67,14 @@ class Stage:
     and the decodes' contexts is compiled when first met and then looked up.
 
     ticks = tokens(all tokens) + sequences(requests in the batch) + sum of prefill(tokens, context)
-            + together(prompt parts, their tokens) + decode(decodes, sum of contexts)
+            + together(prompt parts, their tokens) + decode(decodes, sum of contexts) + waits if there are prompt parts
     """
 
     def __init__(self, operators: StageOperators, times: OperatorTimes, launch: Launch | None = None) -> None:
         self._operators, self._times, self._launch = operators, times, launch or Launch()
+        once = len(operators.tokens) + len(operators.sequences)
+        self._kernels = once + sum(group.count * (len(group.rows) + 1) for group in operators.layers)
+        self._waits = ticks(self._kernels * self._launch.gap_seconds_per_kernel)
         self._tokens: Memory[int, _Cost] = Memory(self._compile_tokens)
         self._sequences: Memory[int, _Cost] = Memory(self._compile_sequences)
         self._prefills: Memory[int, Cells] = Memory(self._compile_prefill)
@@ -110,7 +113,7 @@ class Stage:
                 valid = left
         of_tokens, more = self._tokens[count]
         of_sequences, most = self._sequences[decodes + len(chunks)]
-        return base + of_tokens + of_sequences, slope, valid, unmeasured + more + most
+        return base + of_tokens + of_sequences + self._waits, slope, valid, unmeasured + more + most
 
     def _parts(self, chunks: Sequence[Chunk]) -> tuple[int, int, int, int, int]:
         """The piece of the attention of prompt parts, and all their tokens."""
@@ -163,7 +166,7 @@ class Stage:
 
     def _compile_sequences(self, sequences: int) -> _Cost:
         seconds, unmeasured = self._rows(self._operators.sequences, sequences)
-        return ticks(seconds), ticks(unmeasured)
+        return ticks(seconds + sequences * self._launch.gap_seconds_per_sequence), ticks(unmeasured)
 
     def _compile_prefill(self, tokens: int) -> Cells:
         layers, times = self._operators.layers, self._times

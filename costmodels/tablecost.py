@@ -58,7 +58,7 @@ class MeasuredCost(ComposedCost):
             grids = [times.mixed(group.attention) for group in operators.layers]
             found = [grid for grid in grids if grid is not None]
             if grids and len(found) == len(grids):
-                stages[i] = MixedStage(operators, times, self._launch, found, times.uneven)
+                stages[i] = MixedStage(operators, times, self._launch_of(times), found, times.uneven)
         return tuple(stages)
 
     def _joules(self, watts: float) -> OperatorTimes:
