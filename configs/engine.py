@@ -45,6 +45,9 @@ class EnginePreset:
     async_scheduling : the host decides the next iteration while the accelerator computes this one.
     max_cudagraph_capture_size, prompts_in_graphs : tokens of the largest batch that runs as a captured CUDA graph, and
         whether batches with prompts may. kernel_seconds : host time to launch one operator outside a graph.
+    gap : seconds that the device waits after a kernel of an iteration with prompts, and a request's part of the waits
+        between iterations, on top of measured kernel times; `gap_source` says where they come from.
+    reserved_blocks : KV blocks that no request ever gets.
     swap_space : GiB of host memory for swapped-out blocks, an accelerator.
     """
 
@@ -61,12 +64,16 @@ class EnginePreset:
     max_cudagraph_capture_size: int = 0
     prompts_in_graphs: bool = True
     kernel_seconds: float = 0.0
+    gap_seconds_per_kernel: float = 0.0
+    gap_seconds_per_sequence: float = 0.0
+    gap_source: str = ""
     queue: PolicyChoice = "fcfs"
     block_size: int = 16
     gpu_memory_utilization: float = 0.9
     enable_chunked_prefill: bool = True
     enable_prefix_caching: bool = False
     async_scheduling: bool = False
+    reserved_blocks: int = 0
     swap_space: float = 0.0
     note: str = ""
 
@@ -74,7 +81,8 @@ class EnginePreset:
         check(bool(self.budgets), "budgets", self.budgets, "at least one entry")
         host = ("host_seconds", "host_seconds_per_sequence")
         seconds = (*host, *(f"hidden_{name}" for name in host), "kernel_seconds")
-        for key in (*seconds, "max_cudagraph_capture_size", "swap_space"):
+        seconds = (*seconds, "gap_seconds_per_kernel", "gap_seconds_per_sequence")
+        for key in (*seconds, "max_cudagraph_capture_size", "swap_space", "reserved_blocks"):
             check(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")
         check(self.block_size >= 1, "block_size", self.block_size, "at least 1 token")
         share = self.gpu_memory_utilization

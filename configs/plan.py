@@ -82,7 +82,7 @@ class Pool:
 
     serves : labels of the trace's `model` column that this pool answers; empty = all that no other pool names.
     quantization : weight format (a key of `model.QUANTIZATIONS`) instead of the one in the model's card.
-    cost : "roofline", or the path of a table set of measured times.
+    cost : "roofline", or the path of measured times: a table set, or a folder in a format that a reader knows.
     num_gpu_blocks_override : KV blocks of an engine, instead of the memory arithmetic.
     price_per_hour : USD for one accelerator.
     """

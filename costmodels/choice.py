@@ -11,10 +11,10 @@ from ..errors import InputError
 from .composed import ComposedCost
 from .host import HostOverhead
 from .launch import Launch
+from .readers.load import read_tables
 from .roofline import Roofline
 from .table import TableSet
 from .tablecost import MeasuredCost
-from .tablefile import load_tables
 
 ROOFLINE = "roofline"
 
@@ -25,7 +25,7 @@ def cost_model(
 ) -> ComposedCost:  # fmt: skip
     """The cost model of one replica.
 
-    source : "roofline", or the path of a table set (a folder or a zip).
+    source : "roofline", or the path of a table set (a folder or a zip), or of a folder in a format that a reader knows.
 
     Raises InputError where the path is no table set, or one of another GPU or model.
     """
@@ -39,7 +39,7 @@ def cost_model(
             kv_cache_dtype=kv_cache_dtype, host=host,
         )  # fmt: skip
     path = Path(source).expanduser()
-    tables = _loaded(path, _stamp(path))
+    tables = _loaded(path, _stamp(path), model)
     measured = tables.provenance.hardware
     if measured not in (None, hardware.name):
         raise InputError("cost", f"{source}, measured on {measured}", f"tables of {hardware.name}, or `{ROOFLINE}`")
@@ -55,5 +55,5 @@ def _stamp(path: Path) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=4)  # pools and candidate plans share a table set, which nobody changes
-def _loaded(path: Path, stamp: tuple[int, ...]) -> TableSet:
-    return load_tables(path)
+def _loaded(path: Path, stamp: tuple[int, ...], model: ModelCard) -> TableSet:
+    return read_tables(path, model)

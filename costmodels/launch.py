@@ -46,7 +46,7 @@ class Launch:
         return sizes[bisect_left(sizes, tokens)]
 
     def kernels_alone(self) -> Launch:
-        """The same graphs without the waits, for what is no time of an iteration: joules, the time of some operators."""
+        """The same graphs without the waits, for what is not an iteration's time: joules, or some operators."""
         return Launch(self.max_cudagraph_capture_size, self.prompts_in_graphs)
 
 

@@ -14,12 +14,11 @@ import numpy as np
 from ..configs.plan import Plan, plan_from
 from ..costmodels.base import Chunk, Piece, StageCost, ticks
 from ..costmodels.choice import cost_model
-from ..costmodels.launch import Launch
 from ..costmodels.transfer import kv_transfer_bytes, transfer_seconds
 from ..errors import InputError
 from ..traces.table import Floats, RequestTable
 from .bench_rows import FRONT_END, BenchRow, Workers, left_out, plan_of, requests_of
-from .deploy import Deployment, deploy, host_overhead
+from .deploy import Deployment, deploy, host_overhead, launch_of
 from .metrics import Finished
 from .report import time_shares
 from .run import Run, run
@@ -92,7 +91,7 @@ def _deployed(plan: Plan, constants: Constants) -> list[Deployment]:
             plan.cost, d.model, d.hardware, d.pool.parallel,
             kv_cache_dtype=d.pool.kv_cache_dtype,
             host=host_overhead(preset, preset.async_scheduling),
-            launch=Launch(preset.max_cudagraph_capture_size, preset.prompts_in_graphs, preset.kernel_seconds),
+            launch=launch_of(preset, d.limits),
         )  # fmt: skip
         deployments.append(dataclasses.replace(d, preset=preset, cost=priced))
     return deployments

@@ -31,7 +31,7 @@ class Deployment:
     """One pool, ready to be built.
 
     capacity : the memory arithmetic, also where `num_gpu_blocks_override` replaces its result.
-    blocks, host_blocks : KV blocks of one engine on the device and in the host's swap space.
+    blocks, host_blocks : KV blocks of one engine on the device, less what it reserves, and in the host's swap space.
     swap_ticks : to move one block between them.
     prefix_caching : whether freed KV blocks can be found again.
     usd_per_hour : of the whole pool, None where no price is known.
@@ -153,22 +153,32 @@ def _deploy(plan: Plan, pool: Pool, where: str) -> Deployment:
             _tables(plan, pool.cost or plan.cost), model, hardware, parallel,
             kv_cache_dtype=pool.kv_cache_dtype,
             host=host_overhead(preset, _first(pool.async_scheduling, preset.async_scheduling)),
-            launch=Launch(preset.max_cudagraph_capture_size, preset.prompts_in_graphs, preset.kernel_seconds),
+            launch=launch_of(preset, limits),
         )  # fmt: skip
     except InputError as error:
         raise error.at(where) from None
     return _sized(plan, pool, where, preset, model, hardware, limits, capacity, cost)
 
 
+def launch_of(preset: EnginePreset, limits: Limits) -> Launch:
+    """How the engine feeds the accelerator."""
+    return Launch(
+        # vLLM captures graphs for up to twice as many tokens as there are slots (`vllm/config/vllm.py`).
+        max_cudagraph_capture_size=min(preset.max_cudagraph_capture_size, 2 * limits.max_num_seqs),
+        prompts_in_graphs=preset.prompts_in_graphs,
+        kernel_seconds=preset.kernel_seconds,
+        gap_seconds_per_kernel=preset.gap_seconds_per_kernel,
+        gap_seconds_per_sequence=preset.gap_seconds_per_sequence,
+    )
+
+
 def host_overhead(preset: EnginePreset, asynchronous: bool) -> HostOverhead:
     """The host's time on an iteration; without asynchronous scheduling the accelerator waits for all of it."""
     shown, each = preset.host_seconds, preset.host_seconds_per_sequence
     hidden, hidden_each = preset.hidden_host_seconds, preset.hidden_host_seconds_per_sequence
-    return (
-        HostOverhead(shown, each, hidden, hidden_each)
-        if asynchronous
-        else HostOverhead(shown + hidden, each + hidden_each)
-    )
+    if asynchronous:
+        return HostOverhead(shown, each, hidden, hidden_each)
+    return HostOverhead(shown + hidden, each + hidden_each)
 
 
 def _card(plan: Plan, name: str) -> str:
@@ -238,7 +248,7 @@ def _sized(
     block_bytes = capacity.shape.token_bytes * capacity.block_size
     if block_bytes:
         limits.fixed_blocks = -int(-capacity.shape.constant_bytes // block_bytes)
-    blocks = pool.num_gpu_blocks_override or capacity.num_blocks
+    blocks = (pool.num_gpu_blocks_override or capacity.num_blocks) - preset.reserved_blocks
     if limits.blocks(limits.max_model_len) > blocks:
         fits = max(0, blocks - limits.fixed_blocks) * limits.block_size
         need = limits.blocks(limits.max_model_len)

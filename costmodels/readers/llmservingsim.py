@@ -43,6 +43,13 @@ def fits(path: Path) -> bool:
     return (_folder(path) / "meta.yaml").is_file() and any(_folder(path).glob("tp*/attention.csv*"))
 
 
+def hardware(path: Path) -> str | None:
+    """The bundled hardware card of a profile's GPU, whose name there has no hyphens; None where there is none."""
+    meta = read_mapping(_folder(path) / "meta.yaml")
+    name = str(meta.get("hardware", meta.get("gpu"))).lower().replace("-", "")
+    return next((card for card in names("hardware") if card.replace("-", "") == name), None)
+
+
 def read(path: Path, model: ModelCard | None = None) -> TableSet:
     """The table set of a profile.
 
@@ -117,9 +124,8 @@ def _tables(
     count = len(_column(columns, "pc" if name == "skew_fit" else "time_us", where))
     degree = {"tp": np.full(count, tp)}
     if name == "attention":
-        axes = {
-            "chunk": "prefill_chunk", "chunk_context": "kv_prefill", "decodes": "n_decode", "decode_context": "kv_decode",
-        }  # fmt: skip
+        axes = {"chunk": "prefill_chunk", "chunk_context": "kv_prefill", "decodes": "n_decode"}
+        axes["decode_context"] = "kv_decode"
         labels = {key: np.full(count, value) for key, value in _attention(card, tp, meta).items()}
         return {"mixed_attention": labels | _renamed(columns, axes, where)}
     if name == "moe":
@@ -193,13 +199,12 @@ def _provenance(meta: Mapping[str, Any], where: str, card: ModelCard, degrees: S
     attention = group.mixer if isinstance(group.mixer, Attention) else None
     fits_ = meta.get("skew_fit", {})
     defaults = [float(of.get("alpha_default", 0.0)) for of in (fits_.get("per_tp") or {}).values()]
-    gpu = str(_get(meta, where, "gpu"))
     grid = meta.get("attention_grid", {})
     return Provenance(
-        gpu=gpu,
+        gpu=str(_get(meta, where, "gpu")),
         source="casys-kaist/LLMServingSim layer profile",
         licence="MIT",
-        hardware=_hardware(str(meta.get("hardware", gpu))),
+        hardware=hardware(Path(where).parent),
         engine=f"vllm {meta.get('vllm_version', 'unknown')}, eager, kernel time alone",
         software={"cuda": str(meta.get("cuda_version", "unknown"))},
         date=str(meta.get("profiled_at", "unknown"))[:10],
@@ -216,8 +221,3 @@ def _provenance(meta: Mapping[str, Any], where: str, card: ModelCard, degrees: S
         uneven_default=sum(defaults) / len(defaults) if defaults else 0.0,
         notes=() if fits_.get("enabled") else ("meta.yaml declares no skew fit: decodes count by their mean context",),
     )
-
-
-def _hardware(name: str) -> str | None:
-    """The bundled hardware card of a GPU, whose name there has no hyphens."""
-    return next((card for card in names("hardware") if card.replace("-", "") == name.lower().replace("-", "")), None)
