@@ -234,10 +234,11 @@ class RankView(Protocol):
         """Whether prefixes are cached; without, `lookup` finds nothing and `promise` does nothing."""
         ...
 
-    def lookup(self, request: Request, promised: dict[int, int]) -> tuple[int, int]:
+    def lookup(self, request: Request, promised: dict[int, int], taken: int = 0) -> tuple[int, int]:
         """(blocks of a waiting request in the prefix cache, free blocks that using them takes).
 
         promised : a dictionary of the policy's own, filled by `promise` for those it admits in the same step.
+        taken : free blocks that the step takes before it; what they held cannot be found any more.
         """
         ...
 

@@ -35,7 +35,7 @@ class BlockPool:
         """Take back `request.blocks`; who was preempted may find them again."""
         self.free += request.blocks
 
-    def lookup(self, request: Request, promised: dict[int, int]) -> tuple[int, int]:
+    def lookup(self, request: Request, promised: dict[int, int], taken: int = 0) -> tuple[int, int]:
         """(blocks of a waiting request in the cache, free blocks that using them takes) - see `PrefixPool`."""
         return 0, 0
 

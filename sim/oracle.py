@@ -217,15 +217,15 @@ class ListEngine:
         self.active.sort(key=lambda r: r.order)
         decodes = self.decoding[: step.decodes]
         parts = list(step.chunks)
-        for request, tokens, blocks in step.admit:
-            self.admit(request, tokens, blocks)
-            parts.append((request, tokens))
         for request, tokens in [(r, 0) for r in decodes] + parts:
             grown = self.growth(request, tokens)
             self.pool.take(grown)
             request.blocks += grown
             if tokens:
                 self.pool.cover(request, request.computed + tokens)
+        for request, tokens, blocks in step.admit:
+            self.admit(request, tokens, blocks)
+            parts.append((request, tokens))
         self.held_back = []
         flight = SimpleNamespace(start=self.begin, decodes=decodes, parts=parts, done=[])
         self.compute(flight, step.ghosts)

@@ -164,33 +164,43 @@ class PrefixPool(BlockPool):
             holding = request.holding = Holding(ids[: -(-total // span)], span, total)
         return holding
 
-    def lookup(self, request: Request, promised: dict[int, int]) -> tuple[int, int]:
+    def lookup(self, request: Request, promised: dict[int, int], taken: int = 0) -> tuple[int, int]:
         """What a waiting request would find: (its blocks in the cache, free blocks that using them takes).
 
         promised : key -> blocks that requests admitted in the same step are going to cache.
+        taken : free blocks that others take in this step before it.
         As in vLLM the last token is always computed, so a prompt that is cached completely lacks its last block.
         """
         holding = self._holding(request)
         if holding is None:
             return 0, 0
+        lost = self._lost(taken) if taken else {}
         found = idle = 0
         for i, key in enumerate(holding.keys):
             run = self._index.get(key)
-            blocks = run.cached if run else 0
+            blocks = run.cached - lost.get(run, 0) if run else 0
+            if run and not run.holders:
+                idle += blocks
             if promised:
                 blocks = max(blocks, promised.get(key, 0))
-            if not blocks:
-                break
-            if run and not run.holders:
-                idle += run.cached
             found += blocks
             if blocks < holding.size(i):
                 break
         else:
-            if holding.own and holding.own.cached:
-                found += holding.own.cached
-                idle += holding.own.cached
+            if holding.own:
+                own = holding.own.cached - lost.get(holding.own, 0)
+                found, idle = found + own, idle + own
         return min(found, (request.target - 1) // self._block_size), idle
+
+    def _lost(self, taken: int) -> dict[Run, int]:
+        """Blocks by run that handing out `taken` would forget."""
+        lost = {}
+        run = self._ring.newer
+        while taken > 0 and run is not self._ring:
+            lost[run] = min(run.cached, taken)
+            taken -= run.cached
+            run = run.newer
+        return lost
 
     def promise(self, request: Request, tokens: int, promised: dict[int, int]) -> None:
         """Note what `cover` is going to cache for a request that is admitted with its first `tokens` tokens."""

@@ -204,8 +204,6 @@ class Rank:
                 cohorts = [c for c in cohorts if c.count]
             batch = Batch(cohorts, step.decodes, self.decode_demand)
             self.idle = []
-        for request, tokens, blocks in step.admit:  # first, before anybody else is given what they found in the cache
-            self._admit(request, tokens, blocks)
         if batch.granted:
             self.pool.take(batch.granted)
         if self._swapped_blocks:
@@ -223,7 +221,9 @@ class Rank:
                 self._extend(request, request.computed + tokens)
             running = {request for request, _ in parts}
             self.prefills = [r for r in self.prefills if r not in running]
-        parts += [(request, tokens) for request, tokens, _ in step.admit]
+        for request, tokens, blocks in step.admit:  # last: a policy looks prefixes up as the others leave the memory
+            self._admit(request, tokens, blocks)
+            parts.append((request, tokens))
         batch.parts, batch.chunks = parts, [(tokens, request.computed) for request, tokens in parts]
 
     def forget_held_back(self) -> None:

@@ -58,9 +58,13 @@ class VllmV1:
         caching = view.caching
         promised: dict[int, int] = {}
         found = idle = cached = 0
+        taken = view.free_blocks - free  # least recently used blocks that running requests and admissions take
+        if caching:
+            for request, tokens in chunks:
+                view.promise(request, request.computed + tokens, promised)
         for request in view.waiting:
             if caching:
-                found, idle = view.lookup(request, promised)
+                found, idle = view.lookup(request, promised, taken)
                 cached = found * limits.block_size
             tokens = min(request.target - cached, longest)
             if tokens > budget:
@@ -76,6 +80,7 @@ class VllmV1:
                 break
             admit.append((request, tokens, take))
             free -= take - found + idle
+            taken += take - found
             budget -= tokens
             slots -= 1
             if budget == 0 or slots == 0:

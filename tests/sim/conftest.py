@@ -125,27 +125,26 @@ class PlainPool(BlockPool):
         for _ in range(blocks):
             self.present.discard(self.lru.pop(0))
 
-    def matched(self, request, promised):
+    def matched(self, request, promised, present):
         chain = self.chain(request)
         found = 0
         while found < len(chain):
             key, j = chain[found]
-            if chain[found] not in self.present and j >= promised.get(key, 0):
+            if chain[found] not in present and j >= promised.get(key, 0):
                 break
             found += 1
         own = 0
         if found == len(chain):
-            while ("own", request.index, own) in self.present:
+            while ("own", request.index, own) in present:
                 own += 1
         return chain, found, own
 
-    def lookup(self, request, promised):
-        chain, found, own = self.matched(request, promised)
+    def lookup(self, request, promised, taken=0):
+        left = self.lru[taken:]
+        chain, found, own = self.matched(request, promised, self.present - set(self.lru[:taken]))
         keys = {key for key, _ in chain[:found]}
-        wanted = [label for label in self.lru if label and label[0] in keys and not self.users.get(label[0])]
-        if own:
-            wanted += [label for label in self.lru if label and label[:2] == ("own", request.index)]
-        idle = len(wanted)
+        idle = sum(bool(label) and label[0] in keys and not self.users.get(label[0]) for label in left)
+        idle += sum(bool(label) and label[:2] == ("own", request.index) for label in left) if own else 0
         return min(found + own, (request.target - 1) // self.block_size), idle
 
     def promise(self, request, tokens, promised):
@@ -154,7 +153,7 @@ class PlainPool(BlockPool):
                 promised[key] = max(promised.get(key, 0), at + 1)
 
     def admit(self, request):
-        chain, found, own = self.matched(request, {})
+        chain, found, own = self.matched(request, {}, self.present)
         keys = list(dict.fromkeys(key for key, _ in chain[:found]))
         limit = (request.target - 1) // self.block_size
         for key in keys:

@@ -63,7 +63,7 @@ class FakeView:
     def ordered(self):
         return sorted(self.decoding + self.prefills, key=lambda r: r.order)
 
-    def lookup(self, request, promised):
+    def lookup(self, request, promised, taken=0):
         return 0, 0
 
     def promise(self, request, tokens, promised):
