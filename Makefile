@@ -4,6 +4,7 @@
 #   make test     build the wheel and run the tests against it
 #   make lint     ruff and mypy
 #   make bench    how fast the simulator is, in CPU seconds: a table, and out/bench.json
+#   make parity   Vidur's four reference runs on its own operator tables, into OUT (needs SERVECAST_DATA)
 #   make clean    remove what make made
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -19,7 +20,7 @@ ifneq ($(wildcard ../shared/data/.),)
 export SERVECAST_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench parity clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -40,6 +41,10 @@ lint: $(VENV)/test
 
 bench: $(VENV)/core
 	$(BIN)/python bench/bench.py
+
+OUT ?= out/parity
+parity: $(VENV)/core
+	$(BIN)/python -m servecast.profiling.parity $(SERVECAST_DATA)/vidur-parity $(OUT)
 
 clean:
 	rm -rf $(VENV) build out *.egg-info .*_cache .hypothesis

@@ -19,15 +19,20 @@ def _kv() -> KVPolicy:
 
 @dataclass
 class VllmV0:
-    """vLLM v0's scheduler. Use `swap` as KV policy for its swapping mode."""
+    """vLLM v0's scheduler. Use `swap` as KV policy for its swapping mode.
+
+    padded : prompts of a step count as long as the longest of them against `max_num_batched_tokens`, as in vLLM before
+        0.3, which padded them.
+    """
 
     kv: KVPolicy = field(default_factory=_kv)
+    padded: bool = False
 
     def compose(self, view: RankView) -> Step:
         """A step of prompts if one can be admitted, else a step of decodes."""
         slots = view.limits.max_num_seqs - view.running
         if not view.swapped and not view.preempted and slots > 0:
-            admit = admit_whole_prompts(self.kv, view, slots, view.free_blocks)
+            admit = admit_whole_prompts(self.kv, view, slots, view.free_blocks, self.padded)
             if admit:
                 return Step(admit=admit)
         resume = []
@@ -46,17 +51,18 @@ class VllmV0:
         return Step(decodes, iterations=FOREVER, wake_on_arrival=not blocked)
 
 
-def admit_whole_prompts(kv: KVPolicy, view: RankView, slots: int, free: int) -> list[Admission]:
+def admit_whole_prompts(kv: KVPolicy, view: RankView, slots: int, free: int, padded: bool = False) -> list[Admission]:
     """Prompts from the head of the queue, uncut, while the token budget, `slots` and `free` blocks last."""
     budget = view.limits.max_num_batched_tokens
     admit: list[Admission] = []
+    tokens = longest = 0
     for request in view.waiting:
-        if len(admit) == slots or request.target > budget:
+        tokens, longest = tokens + request.target, max(longest, request.target)
+        if len(admit) == slots or (longest * (len(admit) + 1) if padded else tokens) > budget:
             break
         take, need = kv.admission(request, request.target, view)
         if need > free:
             break
         admit.append((request, request.target, take))
-        budget -= request.target
         free -= take
     return admit
