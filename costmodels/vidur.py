@@ -16,8 +16,10 @@ from collections.abc import Mapping, Sequence
 from math import isqrt
 from pathlib import Path
 
+import numpy as np
+
 from ..errors import InputError
-from .base import FOREVER, Chunk, Piece, ticks
+from .base import FOREVER, Chunk, Piece, StageCost, ticks
 from .grid import Array
 from .stage import Memory
 from .tablefile import read_columns
@@ -82,7 +84,8 @@ class VidurCost:
     label = "Vidur's tables"
 
     def __init__(self, stage: VidurStage, source: str) -> None:
-        self.stages = (stage,)
+        self.stages: Sequence[StageCost] = (stage,)
+        self.meters: Mapping[str, Sequence[StageCost]] = {}
         self._source = source
 
     def hop(self, tokens: int) -> int:
@@ -103,7 +106,9 @@ def read_cost(layers: int, tokens: Path, decode: Path, prefill: Path) -> VidurCo
     """
     operators = _columns(tokens)
     keys = _column(operators, "num_tokens", tokens)
-    times = sum(operators.values()) + (operators["all_reduce"] + 2 * _LAUNCH_MS if "all_reduce" in operators else 0.0)
+    times: Array = np.sum(list(operators.values()), axis=0)
+    if "all_reduce" in operators:
+        times = times + (operators["all_reduce"] + 2 * _LAUNCH_MS)
     rows = _table([(int(key), 0) for key in keys], times.tolist(), tokens)
     stage = VidurStage(
         layers,

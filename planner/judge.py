@@ -26,7 +26,8 @@ class Verdict:
     """What a simulation said.
 
     met : all objectives. objectives : as in a report; of the probe alone where that was enough to fail.
-    beyond : requests over a limit, as a multiple of those that may be. requests : simulated. mean_e2el : seconds. busy_share : of the engines. throughput : requests/s.
+    beyond : requests over a limit, as a multiple of those that may be. requests : simulated. mean_e2el : seconds.
+    busy_share : of the engines. throughput : requests/s.
     """
 
     met: bool

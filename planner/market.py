@@ -1,4 +1,4 @@
-"""From candidates to offers: what is measured of an instance type, and when. Cheap points first, dear ones on demand."""
+"""From candidates to offers: what is measured of an instance type, and when: cheap points first, dear ones later."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class Capacity:
         return (many - few) / max(times[1] - times[0], 1e-9)
 
     def smooth(self, candidate: Candidate, bucket: int | None = None) -> tuple[Interval, float]:
-        """Requests/s of one replica within the SLO when arrivals have no bursts, and seconds that a request then stays."""
+        """Requests/s of one replica within the SLO without bursts, and seconds that a request then stays."""
         table = self.workload.sample(self.judge.seed, bucket)
         plan, targets = self._plan(candidate, 1), self.targets.local(len(table))
         share = 1.0 if bucket is None else self.workload.shares[bucket]

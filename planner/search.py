@@ -1,10 +1,10 @@
 """Search with simulation in the loop: the program proposes fleets, replays of the trace accept or cut them.
 
-1. Solve the program with optimistic capacities, and measure the types that its answer uses until the answer uses measured
-   types only. Fleets of one type that meet the SLO are the first incumbents.
+1. Solve the program with optimistic capacities, and measure the types that its answer uses until the answer uses
+   measured types only. Fleets of one type that meet the SLO are the first incumbents.
 2. Ask for cheaper fleets, the ones thought to carry most at a price between bound and incumbent, and replay them. One
    that meets the SLO is the new incumbent; one that misses it is cut, with all that it contains.
-3. Stop when no cheaper fleet is left, when none is promising, when the gap is small enough, or when replays are used up.
+3. Stop when no cheaper fleet is left, none is promising, the gap is small enough, or replays are used up.
 
 Optimistic capacities make the program's answer a bound on the price in its capacity model, cuts included.
 """

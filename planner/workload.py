@@ -31,7 +31,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Workload:
-    """bounds : longest prompt of each bucket but the last. bucket : of every request. shares : of requests by bucket."""
+    """bounds : longest prompt of each bucket but the last. bucket : of each request. shares : of requests by bucket."""
 
     table: RequestTable
     bounds: tuple[int, ...]

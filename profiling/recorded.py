@@ -70,12 +70,13 @@ def _results(path: Path, plan: Plan) -> RecordedRun:
     finished = np.isfinite(columns["last_token"]) & (columns["generated"] == columns["output_tokens"])
     for name in TIMES:
         columns[name][~finished] = np.nan
-    return RecordedRun(path.parent.name or path.name, *timed(path.name, ids, columns, None), plan=plan)
+    table, seconds = timed(path.name, ids, columns, None)
+    return RecordedRun(path.parent.name or path.name, table, plan, seconds)
 
 
 def read_times(path: Path, id_column: str) -> tuple[list[str], dict[str, Floats]]:
-    """Names and columns of a CSV with a row a request: arrival, queued, first and last token in seconds (nan where empty),
-    prompt_tokens, output_tokens, and generated where it is there."""
+    """Names and columns of a CSV with a row a request: arrival, queued, first and last token in seconds (nan where
+    empty), prompt_tokens, output_tokens, and generated where it is there."""
     names: list[str] = []
     parts: dict[str, list[Floats]] = {}
     with open_text(path) as text:

@@ -55,7 +55,8 @@ def simulated_seconds(simulated: Run) -> dict[str, Floats]:
         values[requests.rows] = requests.column(name) / TICKS_PER_SECOND
     tokens = np.zeros(len(simulated.table))
     tokens[requests.rows] = requests.column("generated")
-    return metrics(*times.values(), tokens)
+    arrival, queued, first, last = times.values()
+    return metrics(arrival, queued, first, last, tokens)
 
 
 def validation(c: Comparison) -> dict[str, Any]:

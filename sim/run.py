@@ -31,7 +31,6 @@ from .invariants import check_invariants
 from .lockstep import Lockstep, LockstepLane
 from .oracle import ListEngine
 from .pipeline import PipelineDomain
-from .prefix import PrefixPool
 from .rank import Rank
 from .records import End, Recorder
 from .replica import Replica
