@@ -58,11 +58,12 @@ class Comparison:
 
     @property
     def drift(self) -> float:
-        return self.afterwards / self.simulated - 1
+        """How far the machine came to be from what it was, whichever way."""
+        return max(self.afterwards / self.simulated, self.simulated / self.afterwards) - 1
 
     @property
     def accepted(self) -> bool:
-        return self.limit is None or abs(self.error) <= max(self.limit, abs(self.drift))
+        return self.limit is None or abs(self.error) <= max(self.limit, self.drift)
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Verdict:
             verdict = "" if c.accepted else "  missed"
             lines.append(
                 f"{c.trace:<10}{c.metric:<7}{c.simulated * 1e3:>10.2f} ms{c.served * 1e3:>10.2f} ms"
-                f"{100 * c.error:>+7.1f} %{100 * c.drift:>+7.1f} %{limit:>8}{verdict}"
+                f"{100 * c.error:>+7.1f} %{100 * c.drift:>7.1f} %{limit:>8}{verdict}"
             )
         for name, facts in self.traces.items():
             simulated, served = facts["preemptions"]
@@ -179,8 +180,8 @@ def _serve(table: RequestTable, plan: Plan, device: str, seed: int) -> Run:
 
 
 def _compare(name: str, simulated: Run, served: Run, again: Run, limits: dict[str, float]) -> list[Comparison]:
-    first, real, last = (build_report(result) for result in (simulated, served, again))
+    first, real, second = (build_report(result) for result in (simulated, served, again))
     return [
-        Comparison(name, metric, first[key] / 1e3, real[key] / 1e3, last[key] / 1e3, limits.get(metric))
+        Comparison(name, metric, first[key] / 1e3, real[key] / 1e3, second[key] / 1e3, limits.get(metric))
         for metric, key in ((metric, f"mean_{metric}_ms") for metric in _METRICS)
     ]

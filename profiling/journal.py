@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .timer import Sample
+from .timer import Sample, joined
 
 _FORMAT = 1
 
@@ -41,7 +42,7 @@ class Journal:
 
     def __init__(self, path: Path, head: Mapping[str, Any]) -> None:
         self._path = path
-        self._samples: dict[Key, tuple[Point, Sample]] = {}
+        self._samples: dict[Key, tuple[Point, list[Sample]]] = {}
         self._skipped: dict[Key, tuple[Point, str]] = {}
         head = json.loads(json.dumps({"format": _FORMAT, **head}))
         if path.exists() and path.stat().st_size:
@@ -66,7 +67,7 @@ class Journal:
                 if "skipped" in row:
                     self._skipped[point.key] = point, row["skipped"]
                 else:
-                    self._samples[point.key] = point, Sample(**row["sample"])
+                    self._keep(point, Sample(**row["sample"]))
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(str(self._path), f"not a profile's journal ({error})", "a folder of its own") from None
 
@@ -74,9 +75,12 @@ class Journal:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
+    def _keep(self, point: Point, sample: Sample) -> None:
+        self._samples.setdefault(point.key, (point, []))[1].append(sample)
+
     def add(self, point: Point, sample: Sample) -> None:
-        """Keep a measurement."""
-        self._samples[point.key] = point, sample
+        """Keep a measurement; a point may have several."""
+        self._keep(point, sample)
         self._write({"kind": point.kind, "keys": dict(point.keys), "sample": asdict(sample)})
 
     def skip(self, point: Point, why: str) -> None:
@@ -84,15 +88,20 @@ class Journal:
         self._skipped[point.key] = point, why
         self._write({"kind": point.kind, "keys": dict(point.keys), "skipped": why})
 
-    def __contains__(self, point: Point) -> bool:
-        return point.key in self._samples or point.key in self._skipped
+    def count(self, point: Point) -> float:
+        """How often a point was measured; inf where it cannot be."""
+        if point.key in self._skipped:
+            return inf
+        return len(self._samples[point.key][1]) if point.key in self._samples else 0
 
     def __len__(self) -> int:
         return len(self._samples)
 
     def samples(self, kind: str | None = None) -> Iterator[tuple[Point, Sample]]:
-        """All measurements, or those of a kind."""
-        return (pair for pair in self._samples.values() if kind in (None, pair[0].kind))
+        """All points that were measured, or those of a kind, each with the median of its measurements."""
+        for point, samples in self._samples.values():
+            if kind in (None, point.kind):
+                yield point, joined(samples)
 
     def skipped(self) -> list[tuple[Point, str]]:
         """What could not be measured, and why."""

@@ -28,16 +28,18 @@ from ..sim.write import prepare_folder, write_json
 from . import collectives, shares
 from .copies import copy_calls
 from .grids import Grid, load_grid, spread
-from .host import fitted, launch_seconds, paces
+from .host import Pace, fitted, launch_seconds, paces
 from .journal import Journal, Point
 from .machine import Machine, ceilings, find_machine, hardware_card, make_timer
 from .operators import DoesNotFit, Operators, truncated
 from .refine import next_point
 from .results import ENGINE, HARDWARE, PLAN, SUMMARY, engine_values, plan_values, table_set, write_tables, write_yaml
-from .timer import Call, CpuTimer, Timer
+from .timer import Call, CpuTimer, Timer, exactly
 
 BLOCK_SIZE = 16
 KV_DTYPES = {"fp8": torch.float8_e4m3fn}
+# How often the grid is gone through: where a machine's speed drifts, points that are to be added up must share it.
+_PASSES = {"cuda": 1, "cpu": 4}
 _MEMORY_SHARE = 0.8  # of what is free, for weights and cache
 
 
@@ -98,12 +100,12 @@ class Profile:
         self.journal.skip(point, why)
         self._say(f"skipped {point}: {why}")
 
-    def all_of(self, points: Iterable[Point], calls: Callable[[Point], Sequence[Call]]) -> None:
-        """Measure what is not in the journal yet, while there is time."""
+    def all_of(self, points: Iterable[Point], calls: Callable[[Point], Sequence[Call]], times: int = 1) -> None:
+        """Measure what was measured less than so many times, while there is time."""
         for point in points:
             if not self.in_time():
                 return
-            if point not in self.journal:
+            if self.journal.count(point) < times:
                 self.measure(point, calls)
                 self._progress(point)
 
@@ -144,9 +146,11 @@ class Profile:
 
         if isinstance(self.timer, CpuTimer):
             self.timer.between = partial(model.next_tokens, by_cache["auto"].batch([], [0]))
-        self._host(model)
-        for operators in by_cache.values():
-            self.all_of(operators.points() if operators.model is model else operators.attention_points(), calls)
+        for times in range(1, _PASSES[self.task.device] + 1):
+            self._host(model, times)
+            for operators in by_cache.values():
+                points = operators.points() if operators.model is model else operators.attention_points()
+                self.all_of(points, calls, times)
         self._copies()
         self._collectives()
         self._confined(by_cache["auto"])
@@ -173,10 +177,10 @@ class Profile:
         model.cache.normal_()  # zeros are faster than numbers
         return model
 
-    def _host(self, model: Model) -> None:
-        if "host" in self.summary:
+    def _host(self, model: Model, times: int) -> None:
+        """Host time, as points of a kind of its own: it goes into the engine preset, not into a table."""
+        if self.journal.count(_host_point(self.grid.host[-1], "iteration")) >= times:
             return
-        largest = self.grid.max_cudagraph_capture_size
         plan = plan_from(
             {
                 "model": model_name(self.task.model), "engine": "vllm-0.19",
@@ -190,14 +194,26 @@ class Profile:
         )  # fmt: skip
         eager = paces(model, plan, self.grid.host)
         graphs = None
+        largest = self.grid.max_cudagraph_capture_size
         if self.task.device == "cuda" and largest:
             graphs = DecodeGraphs(model, [size for size in captured_sizes(largest) if size in self.grid.host], 8)
-        captured = paces(model, plan, self.grid.host, graphs) if graphs else eager
-        constant, slope = fitted(captured)
-        self.summary["host"] = {
-            "seconds": constant, "seconds_per_sequence": slope, "kernel_seconds": launch_seconds(model),
-            "eager": [asdict(pace) for pace in eager],
-            "graphs": [asdict(pace) for pace in captured] if graphs else None,
+            self.journal.add(_host_point(0, "launch"), exactly(launch_seconds(model)))
+            for pace in eager:
+                self.journal.add(_host_point(pace.decodes, "eager"), exactly(pace.iteration))
+        for pace in paces(model, plan, self.grid.host, graphs) if graphs else eager:
+            self.journal.add(_host_point(pace.decodes, "device"), exactly(pace.device))
+            self.journal.add(_host_point(pace.decodes, "iteration"), exactly(pace.iteration))
+
+    def _host_summary(self) -> dict[str, Any] | None:
+        """Constants of the host's time, and the iterations that they come from."""
+        found = {(p.keys["decodes"], p.keys["part"]): s.seconds for p, s in self.journal.samples("host")}
+        measured = [Pace(n, found[n, "iteration"], found[n, "device"]) for n, part in found if part == "iteration"]
+        if not measured:
+            return None
+        constant, slope = fitted(measured)
+        return {
+            "seconds": constant, "seconds_per_sequence": slope, "kernel_seconds": found.get((0, "launch"), 0.0),
+            "iterations": [{**asdict(pace), "eager": found.get((pace.decodes, "eager"))} for pace in measured],
         }  # fmt: skip
 
     def _copies(self) -> None:
@@ -214,7 +230,7 @@ class Profile:
         for ranks in collectives.degrees(self.task.device) if self.grid.collectives else ():
             probe = Point("collective", {"op": "all_reduce", "ranks": ranks, "backend": "nccl",
                                          "bytes": self.grid.collectives[0]})  # fmt: skip
-            if probe not in self.journal and self.in_time():
+            if not self.journal.count(probe) and self.in_time():
                 for point, sample in collectives.measure(self.task.device, ranks, self.grid.collectives):
                     self.journal.add(point, sample)
 
@@ -268,8 +284,8 @@ class Profile:
         write_tables(table_set(self.journal, self.card, self.machine, tuple(notes)), out)
         self.summary["points"] = len(self.journal)
         self.summary["skipped"] = [f"{point}: {why}" for point, why in self.journal.skipped()]
-        if "host" in self.summary:
-            host = self.summary["host"]
+        host = self.summary["host"] = self._host_summary()
+        if host:
             largest = self.grid.max_cudagraph_capture_size
             constants = host["seconds"], host["seconds_per_sequence"]
             write_yaml(engine_values(constants, host["kernel_seconds"], largest, self.machine), out / ENGINE)
@@ -291,6 +307,10 @@ def profile(task: Task, say: Callable[[str], object]) -> dict[str, Any]:
     Raises InputError for a device, model or folder that will not do.
     """
     return Profile(task, say).run()
+
+
+def _host_point(decodes: int, part: str) -> Point:
+    return Point("host", {"decodes": decodes, "part": part})
 
 
 def model_name(name: str) -> str:

@@ -28,7 +28,7 @@ def next_point(journal: Journal) -> tuple[Point, float] | None:
         for axis in axes:
             for curve in _curves(measured, axis):
                 for point, error in _candidates(curve, axis):
-                    if point not in journal and (best is None or error > best[1]):
+                    if not journal.count(point) and (best is None or error > best[1]):
                         best = point, error
     return best if best and best[1] > _LEAST_ERROR else None
 

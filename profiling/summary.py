@@ -17,7 +17,7 @@ def profile_summary(summary: dict[str, Any], out: Path) -> str:
     if "ceilings" in summary:
         copy, product = summary["ceilings"]["copy_bytes_per_s"], summary["ceilings"]["bf16_flops"]
         lines.append(f"  ceilings          copy {copy / 1e9:,.0f} GB/s, bf16 product {product / 1e12:,.2f} TFLOP/s")
-    if "host" in summary:
+    if summary["host"]:
         host = summary["host"]
         text = f"{host['seconds'] * 1e6:,.0f} us an iteration + {host['seconds_per_sequence'] * 1e6:,.2f} us a sequence"
         lines.append(f"  host              {text}; {host['kernel_seconds'] * 1e6:,.1f} us a launch outside a graph")

@@ -37,6 +37,23 @@ class Sample:
         return (self.high - self.low) / self.seconds
 
 
+def exactly(seconds: float) -> Sample:
+    """A measurement that is a median already."""
+    return Sample(seconds, seconds, seconds, 1)
+
+
+def joined(samples: Sequence[Sample]) -> Sample:
+    """Several measurements of the same thing as one: medians of theirs."""
+    if len(samples) == 1:
+        return samples[0]
+    seconds, low, high = (
+        float(np.median([getattr(s, name) for s in samples])) for name in ("seconds", "low", "high")
+    )  # fmt: skip
+    watts = [s.watts for s in samples if s.watts is not None]
+    mean = sum(watts) / len(watts) if watts else None
+    return Sample(seconds, low, high, sum(s.repeats for s in samples), mean)
+
+
 class Timer(Protocol):
     def measure(self, calls: Sequence[Call]) -> Sample:
         """Time calls that do the same work on different memory; all are made equally often."""
@@ -52,7 +69,7 @@ class CpuTimer:
 
     _ROUND = 4  # calls, at least
 
-    def __init__(self, repeats: int = _LEAST_REPEATS) -> None:
+    def __init__(self, repeats: int = 3) -> None:
         self.between: Call | None = None
         self._repeats = repeats
 
