@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..sim.write import prepare_folder, write_json
 from .executors import Executor
 from .fingerprint import cards, digest
-from .ledger import Ledger, Row
+from .ledger import Ledger, Row, Status
 from .sweep_run import Job, Outcome, Source, changes, fingerprint_parts, load_source
 from .sweep_spec import Case
 
@@ -140,13 +140,13 @@ class Sweep:
         self._prepared, self._ledger, self._folder, self._retries = prepared, ledger, folder, retries
         rows = ledger.rows()
         self._status = {fingerprint: rows[fingerprint].status for fingerprint in prepared.jobs}
+        self._count = Counter(self._status.values())
         self._attempts = {fingerprint: rows[fingerprint].attempts for fingerprint in prepared.jobs}
         self._losses: Counter[str] = Counter()
 
     def tally(self) -> Tally:
         """Where it stands."""
-        count = Counter(self._status.values())
-        return Tally(len(self._status), count["done"], count["failed"], count["running"])
+        return Tally(len(self._status), self._count["done"], self._count["failed"], self._count["running"])
 
     def run(self, executor: Executor, progress: Progress | None = None) -> None:
         """Do every run that waits, and write `runs/FINGERPRINT/report.json` of each.
@@ -156,11 +156,11 @@ class Sweep:
         """
         waiting = deque(fingerprint for fingerprint, status in self._status.items() if status == "waiting")
         try:
-            while waiting or self.tally().running:
-                while waiting and self.tally().running < executor.slots:
+            while waiting or self._count["running"]:
+                while waiting and self._count["running"] < executor.slots:
                     fingerprint = waiting.popleft()
                     self._ledger.start(fingerprint)
-                    self._status[fingerprint] = "running"
+                    self._set(fingerprint, "running")
                     executor.submit(self._prepared.jobs[fingerprint])
                 if progress:
                     progress(self.tally())
@@ -172,6 +172,11 @@ class Sweep:
             with suppress(InputError):  # the disk is full: the next sweep will do it
                 self._ledger.stop_running()
 
+    def _set(self, fingerprint: str, status: Status) -> None:
+        self._count[self._status[fingerprint]] -= 1
+        self._count[status] += 1
+        self._status[fingerprint] = status
+
     def _take(self, fingerprint: str, outcome: Outcome) -> None:
         """Enter what became of a run."""
         if outcome.kind == "done":
@@ -179,7 +184,7 @@ class Sweep:
             prepare_folder((self._folder / result).parent)
             write_json(outcome.report, self._folder / result)
             self._ledger.finish(fingerprint, result)
-            self._status[fingerprint] = "done"
+            self._set(fingerprint, "done")
         elif outcome.kind == "changed":
             raise _changed(described(self._prepared.cases[fingerprint].written), outcome.error)
         elif outcome.kind == "lost":
@@ -187,9 +192,9 @@ class Sweep:
             final = self._losses[fingerprint] == LOSSES
             if final:
                 self._ledger.give_up(fingerprint, f"lost {LOSSES} workers, the last one {outcome.error}")
-            self._status[fingerprint] = "failed" if final else "waiting"
+            self._set(fingerprint, "failed" if final else "waiting")
         else:
             self._attempts[fingerprint] += 1
             final = outcome.kind == "refused" or self._attempts[fingerprint] > self._retries
             self._ledger.fail(fingerprint, outcome.error, final)
-            self._status[fingerprint] = "failed" if final else "waiting"
+            self._set(fingerprint, "failed" if final else "waiting")

@@ -116,6 +116,8 @@ def attempt(job: Job, source: Source | None = None) -> Outcome:
             return Outcome("changed", error=changes(job.parts, now))
         horizon = inf if job.settings.horizon is None else job.settings.horizon
         result = run(source.requests(job.settings), job.plan, seed=job.settings.seed, horizon=horizon)
+        if result.interrupted:  # somebody sent a signal to this worker alone
+            return Outcome("lost", error="interrupted")
         return Outcome("done", build_report(result, job.slo, job.settings.warmup))
     except InputError as error:
         return Outcome("refused", error=str(error))

@@ -97,3 +97,10 @@ def test_more_runs_than_anyone_can_wait_for(folder: Path) -> None:
     many = ", ".join(map(str, range(400)))
     message = refusal(folder, BASE + f"grid: {{seed: [{many}], limit: [{many.replace('0, ', '', 1)}]}}\n")
     assert message == f"grid: {400 * 399} (number); expected at most {MOST:,} runs"
+
+
+def test_the_example_of_the_documentation(folder: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "sweeps.md").read_text()
+    (folder / "sweep.yaml").write_text(text.partition("```yaml\n")[2].partition("```")[0])
+    cases = load_sweep(folder / "sweep.yaml")
+    assert len(cases) == 2 * 12 and cases[-1].plan.pools[0].max_num_seqs == 64
