@@ -5,6 +5,7 @@
 #   make lint     ruff and mypy
 #   make bench    how fast the simulator is, in CPU seconds: a table, and out/bench.json
 #   make parity   Vidur's four reference runs on its own operator tables, into OUT (needs SERVECAST_DATA)
+#   make bench-scale   how its cost grows with requests, replicas, batch and cached blocks
 #   make clean    remove what make made
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -20,7 +21,7 @@ ifneq ($(wildcard ../shared/data/.),)
 export SERVECAST_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: help demo test lint bench parity clean
+.PHONY: help demo test lint bench bench-scale parity clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -41,6 +42,9 @@ lint: $(VENV)/test
 
 bench: $(VENV)/core
 	$(BIN)/python bench/bench.py
+
+bench-scale: $(VENV)/core
+	$(BIN)/python bench/scale.py
 
 OUT ?= out/parity
 parity: $(VENV)/core

@@ -100,7 +100,7 @@ def test_the_reader_of_imports_sees_them_all(tmp_path: Path) -> None:
 
 # -- what is loaded when ------------------------------------------------------------------------------------------
 
-HEAVY = {"numpy", "pandas", "scipy", "matplotlib", "torch", "triton", "simpy", "pulp", "yaml"}
+HEAVY = {"numpy", "pandas", "scipy", "matplotlib", "torch", "triton", "simpy", "pulp", "yaml", "ray"}
 
 
 def loaded(code: str) -> set[str]:
