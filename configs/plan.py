@@ -15,6 +15,7 @@ from .catalog import find
 from .engine import PolicyChoice
 from .model import Parallelism
 from .strict import build, check, read_mapping
+from .topology import Disaggregation, Topology
 
 LONGEST = 1e8  # seconds (three years) that any wait may take: the simulator's clock ends after four years
 
@@ -80,6 +81,8 @@ class Clients:
 class Pool:
     """Replicas that are alike. What is None comes from the engine preset, the model or the hardware card.
 
+    role : whether its replicas compute prompts, decode, or both. fabric : replicas on different nodes exchange KV cache
+        where this is the same.
     serves : labels of the trace's `model` column that this pool answers; empty = all that no other pool names.
     quantization : weight format (a key of `model.QUANTIZATIONS`) instead of the one in the model's card.
     cost : "roofline", or the path of measured times: a table set, or a folder in a format that a reader knows.
@@ -90,7 +93,8 @@ class Pool:
     name: str
     hardware: str
     replicas: int = 1
-    role: Literal["mixed"] = "mixed"
+    role: Literal["mixed", "prefill", "decode"] = "mixed"
+    fabric: str = ""
     model: str | None = None
     engine: str | None = None
     cost: str | None = None
@@ -186,6 +190,8 @@ class Plan:
     predictor: Predictor | None = None
     links: Links = field(default_factory=Links)
     prices: dict[str, float] = field(default_factory=dict)
+    topology: Topology = field(default_factory=Topology)
+    disaggregation: Disaggregation | None = None
     # Where relative paths of cards start; not part of the plan.
     folder: str = field(default="", compare=False, metadata={"written": False})
 
@@ -202,7 +208,19 @@ class Plan:
         """SHA-256 of what the plan says, first 16 hex digits."""
         values = dataclasses.asdict(self)
         values.pop("folder")
+        _leave_out_defaults(values, Plan, ("topology", "disaggregation"))
+        for pool in values["pools"]:
+            _leave_out_defaults(pool, Pool, ("fabric",))
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _leave_out_defaults(values: dict[str, Any], cls: type, names: tuple[str, ...]) -> None:
+    """A feature that a plan does not use leaves no trace in its fingerprint."""
+    for f in dataclasses.fields(cls):
+        if f.name in names:
+            default = f.default if f.default_factory is dataclasses.MISSING else dataclasses.asdict(f.default_factory())
+            if values[f.name] == default:
+                del values[f.name]
 
 
 def load_plan(name: str) -> Plan:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..traces.table import RequestTable
-from .core import Request, Router
-from .events import Clock, Turn
+from .core import ReplicaView, Request, Router
+from .events import ARRIVALS, Clock, Moment, Turn
 from .records import End, Recorder
 from .replica import Replica, views
+
+if TYPE_CHECKING:
+    from .handoff import Handoff
 
 
 class TraceColumns:
@@ -45,6 +49,7 @@ class Cluster:
         self.on_end: list[Callable[[Request, End, int], None]] = []
         self.estimate: Callable[[int], float] | None = None  # a predictor of output length
         self.replicas: list[Replica] = []
+        self.handoff: Handoff | None = None
         self._trace = trace
         self._prompts, self._outputs = trace.prompts, trace.outputs
         self._priority, self._tenant, self._model = trace.priority, trace.tenant, trace.model
@@ -55,7 +60,8 @@ class Cluster:
         """Put the replicas behind the router. `serving` : by model code, the replicas of pools that name models."""
         self.replicas = replicas
         self.router = router
-        self._everyone = (replicas, views(replicas, self.env, view_age))
+        first = [r for r in replicas if r.role != "decode"]  # of a request's replicas
+        self._everyone = (first, views(first, self.env, view_age))
         self._by_model = {code: (list(some), views(some, self.env, view_age)) for code, some in serving.items()}
         self._max_model_len = {r.id: r.domains[0].rank.limits.max_model_len for r in replicas}
         self._shortest = min(self._max_model_len.values())
@@ -78,13 +84,13 @@ class Cluster:
             fits = [i for i, r in enumerate(replicas) if prompt < self._max_model_len[r.id]]
             replicas, seen = [replicas[i] for i in fits], [seen[i] for i in fits]
         self.live[request] = None
-        if not replicas:
+        if self.estimate and replicas:
+            request.estimate = self.estimate(self._outputs[row])
+        replica = self._route(request, replicas, seen) if replicas else None
+        if replica is None:
             self.lengths.append(self._outputs[row])
             self._end(request, End.REJECTED, self.env.now)
             return request
-        if self.estimate:
-            request.estimate = self.estimate(self._outputs[row])
-        replica = replicas[self.router.route(request, seen)] if len(replicas) > 1 else replicas[0]
         room = self._max_model_len[replica.id] - prompt
         output = self._outputs[row]
         if output > room:
@@ -95,6 +101,19 @@ class Cluster:
         for listener in self.on_submit:
             listener(request)
         return request
+
+    def _route(self, request: Request, replicas: Sequence[Replica], seen: Sequence[ReplicaView]) -> Replica | None:
+        if self.handoff:
+            return self.handoff.route(request, replicas, seen)
+        return replicas[self.router.route(request, seen)] if len(replicas) > 1 else replicas[0]
+
+    def post(self, at: int, callback: Callable[[], object]) -> None:
+        """Call back at a tick, as something that comes from outside.
+
+        What an engine tells others takes a tick at least: so events of one tick never feed each other, and ties fall
+        the same way however far anyone leaps.
+        """
+        Moment(self.env, at, ARRIVALS, lambda _: callback())
 
     def finished(self, request: Request, now: int) -> None:
         """Its last token has come; its client may have gone during that very iteration."""

@@ -41,7 +41,8 @@ class Request:
     token_base = 0  # tokens delivered - cohort.runs, likewise
     finish = 0  # cohort.runs at which its last token comes
     replica = -1
-    engine: Any = None  # the domain that has it
+    engine: Any = None  # the domain that has it, or the service that moves it
+    passage: Any = None  # the way to its decode replica, while that is ahead of it
     holding: Any = None  # the prefix cache's books on it
     attempt = 0  # 1, 2, ... for a client's retries
     over = False  # it has ended

@@ -24,6 +24,7 @@ from .core import BatchPolicy, Limits, QueuePolicy, Router
 from .kv import BlockPool
 from .policies.registry import make_policy
 from .prefix import PrefixPool
+from .roles import check_roles
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ def deploy(plan: Plan) -> list[Deployment]:
         deployment.queue_policy()
         deployments.append(dataclasses.replace(deployment, prefix_caching=_caches_prefixes(deployment)))
     make_router(plan)
+    check_roles(plan, deployments)
     known = {d.pool.hardware for d in deployments} | {d.hardware.name for d in deployments}
     for name in plan.prices:
         if name not in known:

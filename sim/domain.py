@@ -15,6 +15,8 @@ from .rank import Batch, Rank
 from .records import Recorder
 from .witness import Witness
 
+Errand = tuple[Callable[[int], bool], Request | None]
+
 
 class Domain:
     """One rank with one batch in flight.
@@ -46,6 +48,8 @@ class Domain:
         self.odd_gaps = recorder.odd_gaps[number]
         self.inbox: list[Request] = []  # arrived since the last boundary
         self.quitting: list[Request] = []  # cancelled since the last boundary
+        self.errands: list[Errand] = []
+        self._preemptions = 0  # of the rank when the errands were last asked
         self.busy = 0  # accelerator and host ticks
         self.outside = 0  # accelerator ticks that rest on look-ups outside what was measured
         self.batch: Batch | None = None  # in flight
@@ -66,7 +70,8 @@ class Domain:
             self._wake_now()
         elif self.iterations > 1:
             k = self._next_boundary()
-            request.queued = self._boundary_after(k)
+            if request.queued < 0:
+                request.queued = self._boundary_after(k)
             if self.step.wake_on_arrival:
                 self._cut(k)
         if self._witness and self.step.wake_on_arrival:
@@ -75,6 +80,19 @@ class Domain:
     def cancel(self, request: Request) -> None:
         """The client of a live request has gone; the engine notices at its next boundary."""
         self.quitting.append(request)
+        self._interrupt()
+
+    def at_boundary(self, errand: Callable[[int], bool], request: Request | None = None) -> None:
+        """Call `errand(now)` at the next iteration boundary at which `request` is not in flight; if it returns False,
+        again whenever blocks or slots may have become free.
+
+        Errands look only at this engine's blocks, slots and requests; whom they concern elsewhere learns it later.
+        """
+        self.errands.append((errand, request))
+        self._interrupt()
+
+    def _interrupt(self) -> None:
+        """Have a boundary soon: now if idle, else where the iteration under way ends."""
         if self.batch is None:
             self._wake_now()
         elif self.iterations > 1:
@@ -136,6 +154,8 @@ class Domain:
                 self._take_in(now)
             if self.quitting:
                 self._drop_cancelled(now)
+            if self.errands:
+                self._run_errands(now)
             if not self._begin(now, now):
                 return
             now += self.base if self.iterations == 1 else span(self.base, self.slope, self.iterations)
@@ -183,6 +203,8 @@ class Domain:
                     limit = finish
         if limit > 1:
             limit = rank.affordable(batch, limit)
+            if self.errands and (rank.preemptions > self._preemptions or (rank.caching and chunks)):
+                limit = 1  # what an errand waits for may have come after it was asked
         self.base, self.slope, self.iterations = base, slope, limit
         return True
 
@@ -304,7 +326,25 @@ class Domain:
 
     def _drop_cancelled(self, now: int) -> None:
         for request in self.quitting:
-            if not request.over:  # it may have ended meanwhile
+            if not request.over and request.engine is self:  # it may have ended or left meanwhile
                 self.rank.drop(request)
                 self.gone(request, now)
         self.quitting.clear()
+
+    def _run_errands(self, now: int) -> None:
+        """Ask the errands, and again as long as one is done, for it may have made room for another."""
+        done = True
+        while done and self.errands:
+            done, asked, self.errands = False, self.errands, []
+            for errand, request in asked:
+                if (request is not None and self._in_flight(request)) or not errand(now):
+                    self.errands.append((errand, request))
+                else:
+                    done = True
+            if done and self._witness:
+                self._witness.release()
+        self._preemptions = self.rank.preemptions
+
+    def _in_flight(self, request: Request) -> bool:
+        """Whether a batch under way across this boundary computes for `request`: with one batch, none does."""
+        return False

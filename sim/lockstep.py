@@ -22,6 +22,8 @@ class LockstepLane(Domain):
             self._take_in(now)
         if self.quitting:
             self._drop_cancelled(now)
+        if self.errands:
+            self._run_errands(now)
         return self._begin(now, now)
 
     def end_leap(self, now: int, iterations: int) -> None:

@@ -14,6 +14,7 @@ from simpy.events import Event
 
 from ..costmodels.base import CostModel
 from .core import BatchPolicy, Limits, QueuePolicy, Request, Step
+from .domain import Errand
 from .events import Clock, Moment, Turn
 from .kv import BlockPool
 
@@ -38,6 +39,9 @@ class ListEngine:
         self.blocked = False  # somebody waits until a request in flight can be preempted
         self.inbox: list[Request] = []
         self.quitting: list[Request] = []
+        self.errands: list[Errand] = []
+        self.claimed = 0  # blocks of requests that are not scheduled here
+        self.hand_off: Callable[[Request, int], bool] | None = None
         self.waiting: list[Request] = []
         self.swapped: list[Request] = []
         self.active: list[Request] = []  # the running list, in list order
@@ -103,6 +107,10 @@ class ListEngine:
         self.quitting.append(request)
         self.wake_if_idle()
 
+    def at_boundary(self, errand: Callable[[int], bool], request: Request | None = None) -> None:
+        self.errands.append((errand, request))
+        self.wake_if_idle()
+
     def wake_if_idle(self) -> None:
         if len(self.flights) < (1 if self.ahead else len(self.stage_free)) and self.alarm is None:
             self.alarm = Moment(self.env, self.env.now, self.place, self.boundary)
@@ -122,13 +130,15 @@ class ListEngine:
                 self.land(flight)
             self.finish(flight)
         for request in self.inbox:
-            request.queued = self.now
+            if request.queued < 0:
+                request.queued = self.now
             self.enqueue(request, at_head=False)
         self.inbox.clear()
         for request in [r for r in self.quitting if r not in self.flying]:
             self.quitting.remove(request)
-            if not request.over and request not in self.leaving:
+            if not request.over and request.engine is self and request not in self.leaving:
                 self.drop(request, max(self.now, self.stage_free[-1]) if self.ahead else self.now)
+        self.run_errands()
         while self.may_launch():
             step = self.decide()
             if step is None:
@@ -139,6 +149,13 @@ class ListEngine:
         if self.ahead:  # one batch runs and one waits for it
             return all(flight.start <= self.now for flight in self.flights) and self.alarm is None
         return len(self.flights) < len(self.stage_free)
+
+    def run_errands(self) -> None:
+        done = True
+        while done:
+            asked = self.errands
+            self.errands = [(e, r) for e, r in asked if r in self.flying or not e(self.now)]
+            done = len(self.errands) < len(asked)
 
     def decide(self) -> Step | None:
         while True:
@@ -154,7 +171,7 @@ class ListEngine:
                 return None
             if self.preempted:
                 continue
-            stuck = None if self.active else next(iter(self.swapped + self.waiting), None)
+            stuck = None if self.active or self.claimed else next(iter(self.swapped + self.waiting), None)
             if stuck is None:
                 return None
             self.drop(stuck, self.now)
@@ -293,7 +310,7 @@ class ListEngine:
             if request.computed < request.target:
                 continue
             if request.generated:
-                request.preemption += flight.end - request.last_token
+                request.preemption += flight.end - request.since
                 self.gaps.append(flight.end - request.last_token)
             else:
                 request.first_token = flight.end
@@ -301,7 +318,10 @@ class ListEngine:
                 request.first_host = request.phase_host
                 request.interference += flight.end - request.phase_start - request.own - request.phase_host
                 request.first_interference = request.interference
-            done += self.token(request, flight.end)
+            last = self.token(request, flight.end)
+            done += last
+            if not last and self.hand_off and self.hand_off(request, flight.end):
+                self.active.remove(request)
 
     def finish(self, flight: SimpleNamespace) -> None:
         for request in flight.done:
@@ -314,8 +334,19 @@ class ListEngine:
         request.last_token = request.since = now
         return [request] if request.generated == self.lengths[request.index] else []
 
-    def release(self, request: Request, preempted: bool = False) -> None:
+    def adopt(self, request: Request, now: int) -> None:
+        request.target = request.computed
+        request.since = now
+        request.order = request.index if self.kv.arrival_order else self.admissions
+        self.admissions += 1
+        self.active.append(request)
+        self.active.sort(key=lambda r: r.order)
+
+    def surrender(self, request: Request) -> None:
         self.active.remove(request)
+
+    def release(self, request: Request, preempted: bool = False) -> None:
+        self.surrender(request)
         self.pool.release(request, preempted)
 
     def preempt(self, request: Request) -> None:

@@ -41,9 +41,8 @@ class PipelineDomain(Domain):
         if len(self.flights) < len(self._stage_free):
             self._wake_now()
 
-    def cancel(self, request: Request) -> None:
-        """The client of a live request has gone; if it is in flight, that is noticed when its batch returns."""
-        self.quitting.append(request)
+    def _interrupt(self) -> None:
+        """Look now, unless the next boundary comes when a batch returns."""
         if len(self.flights) < len(self._stage_free):
             self._wake_now()
 
@@ -68,6 +67,8 @@ class PipelineDomain(Domain):
             self.quitting = [r for r in self.quitting if r not in flying]
             self._drop_cancelled(now)
             self.quitting = flying
+        if self.errands:
+            self._run_errands(now)
         while len(self.flights) < len(self._stage_free):
             step = self._decide(now)
             if step is None:

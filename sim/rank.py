@@ -69,6 +69,8 @@ class Rank:
         self.prefills: list[Request] = []  # incomplete prompts that are not in flight, in list order
         self.swapped: list[Request] = []
         self.running = 0
+        self.claimed = 0  # blocks of requests that are not scheduled here
+        self.hand_off: Callable[[Request, int], bool] | None = None  # after its first token a request may go elsewhere
         self.now = self._start = 0
         self.preempted = 0  # since the last launch; one more where `blocked`
         self.blocked = False  # somebody waits until a request in flight can be preempted
@@ -357,7 +359,7 @@ class Rank:
     def _prompt_done(self, request: Request, end: int) -> bool:
         """The prompt is computed, so a token comes at `end`. True if it is the last one."""
         if request.generated:
-            request.preemption += end - request.last_token
+            request.preemption += end - max(request.last_token, request.since)
             self.restart_gaps.append(end - request.last_token)
         else:
             request.first_token = end
@@ -370,10 +372,31 @@ class Rank:
         remaining = self.lengths[request.index] - request.generated
         if remaining == 0:
             return True
+        if self.hand_off and self.hand_off(request, end):
+            self.running -= 1
+            return False
+        self._decode(request, remaining, end)
+        return False
+
+    def _decode(self, request: Request, remaining: int, since: int) -> None:
         if not self.idle:
             self.idle = [self._cohort()]
-        self.idle[0].join(request, request.computed, remaining, end)
-        return False
+        self.idle[0].join(request, request.computed, remaining, request.last_token, since)
+
+    def adopt(self, request: Request, now: int) -> None:
+        """Let a request go on decoding whose KV cache has come into `request.blocks`, which are taken already."""
+        self.running += 1
+        request.order = request.index if self.kv.arrival_order else self._admissions
+        self._admissions += 1
+        self._decode(request, self.lengths[request.index] - request.generated, now)
+
+    def surrender(self, request: Request) -> None:
+        """Take a request that is not in flight off the running list; its blocks stay taken."""
+        if request.cohort:
+            request.cohort.leave(request)
+        else:
+            self.prefills.remove(request)
+        self.running -= 1
 
     def preempt(self, request: Request) -> None:
         """Take a running request's blocks: to the host if the policy swaps and there is room, else for good."""
@@ -393,11 +416,7 @@ class Rank:
 
     def _stop(self, request: Request, preempted: bool = False) -> None:
         """Take a request off the running list and free its blocks."""
-        if request.cohort:
-            request.cohort.leave(request)
-        else:
-            self.prefills.remove(request)
-        self.running -= 1
+        self.surrender(request)
         self.pool.release(request, preempted)
 
     def _swap_in(self, request: Request) -> None:
@@ -407,10 +426,7 @@ class Rank:
         self.pool.take(request.blocks)
         self.running += 1
         request.preemption += self._start - request.last_token
-        remaining = self.lengths[request.index] - request.generated
-        if not self.idle:
-            self.idle = [self._cohort()]
-        self.idle[0].join(request, request.computed, remaining, request.last_token, since=self._start)
+        self._decode(request, self.lengths[request.index] - request.generated, self._start)
 
     def drop(self, request: Request) -> None:
         """Forget a request that is not in flight, wherever it is."""
@@ -424,6 +440,6 @@ class Rank:
 
     def stuck(self) -> Request | None:
         """The request that waits in front although nothing runs: it will never be let in."""
-        if self.running:
+        if self.running or self.claimed:
             return None
         return self.swapped[0] if self.swapped else next(iter(self.waiting), None)

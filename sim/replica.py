@@ -12,11 +12,13 @@ from .events import Clock
 class Replica:
     """One or more engines (the data-parallel ranks of a dense model) behind one address."""
 
-    __slots__ = ("domains", "id", "pool", "requests", "tokens")
+    __slots__ = ("domains", "id", "number", "pool", "requests", "role", "tokens")
 
-    def __init__(self, id_: int, pool: str, domains: Sequence[Domain]) -> None:
+    def __init__(self, id_: int, pool: str, domains: Sequence[Domain], role: str = "mixed", number: int = 0) -> None:
         self.id = id_
         self.pool = pool
+        self.number = number  # in its pool
+        self.role = role
         self.domains = domains
         self.requests = 0  # routed here and not ended
         self.tokens = 0  # their prompt tokens
@@ -31,13 +33,22 @@ class Replica:
 
         Source: the data-parallel client of vllm-project/vllm (`v1/engine/core_client.py`).
         """
+        domain = self.expect(request)
+        request.engine = domain
+        domain.arrive(request)
+
+    def expect(self, request: Request) -> Domain:
+        """Count a request that is routed here, and pick its engine."""
         self.requests += 1
         self.tokens += request.prompt_tokens
         request.replica = self.id
         domains = self.domains
-        domain = domains[0] if len(domains) == 1 else min(domains, key=_engine_load)
-        request.engine = domain
-        domain.arrive(request)
+        return domains[0] if len(domains) == 1 else min(domains, key=_engine_load)
+
+    def cached_tokens(self, request: Request) -> int:
+        """Tokens of a prompt that the best of its prefix caches has now."""
+        found = max((d.rank.lookup(request, {})[0] for d in self.domains if d.rank.caching), default=0)
+        return found * self.domains[0].rank.limits.block_size
 
     def release(self, request: Request) -> None:
         """A request that was routed here has ended."""

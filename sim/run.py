@@ -34,6 +34,7 @@ from .pipeline import PipelineDomain
 from .rank import Rank
 from .records import End, Recorder
 from .replica import Replica
+from .services import Services, wanted
 
 Progress = Callable[[float, int, int], None]  # simulated seconds, requests ended, requests in the trace
 
@@ -69,6 +70,7 @@ class Run:
     timeouts: int
     invariants: dict[str, bool]
     cpu_seconds: float
+    services: Services | None = None
 
     @property
     def leaps(self) -> int:
@@ -168,7 +170,8 @@ def run(
         duration=int(world.recorder.requests.columns()["ended"].max(initial=0)),
         interrupted=interrupted, truncated=world.cluster.truncated,
         timeouts=world.patience.timeouts if world.patience else 0,
-        invariants=check_invariants(world.recorder, world.cluster, interrupted or horizon < inf),
+        invariants=check_invariants(world.recorder, world.cluster, interrupted or horizon < inf, world.services),
+        services=world.services,
         cpu_seconds=spent,
     )  # fmt: skip
 
@@ -204,17 +207,22 @@ class _World:
         self._engines = 0
         self._prefixes = table.blocks
         for deployment in deployments:
-            for _ in range(deployment.pool.replicas):
+            for number in range(deployment.pool.replicas):
                 ranks = range(deployment.pool.data_parallel_size)
                 domains = [self._engine(deployment, step_by_step, engine) for _ in ranks]
                 if deployment.lockstep and not engine:
                     Lockstep(self.env, cluster.turn, domains[0].place, domains)
-                self.replicas.append(Replica(len(self.replicas), deployment.pool.name, domains))
+                pool = deployment.pool
+                self.replicas.append(Replica(len(self.replicas), pool.name, domains, pool.role, number))
         router = make_router(plan)
         begin = getattr(router, "begin", None)
         if begin:
             begin(Stream(seed, "router"))
         cluster.connect(self.replicas, router, ticks(plan.router.view_age), self._serving(table, deployments))
+        self.services: Services | None = None
+        if wanted(plan):
+            by_pool = {d.pool.name: d for d in deployments}
+            self.services = Services(plan, seed, cluster, self.replicas, router, by_pool)
         if plan.predictor:
             cluster.estimate = _Predictor(plan.predictor.sigma, Stream(seed, "predictor"))
         self.patience = self._patience(plan, table)

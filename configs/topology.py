@@ -1,0 +1,57 @@
+"""Where replicas stand and how requests move between them: links, roles and the hand-off of a plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import Literal
+
+from .engine import PolicyChoice
+from .strict import check
+
+LONGEST = 1e8  # seconds that any wait may take
+
+
+@dataclass(frozen=True)
+class Topology:
+    """How the accelerators of a plan share nodes and network adapters.
+
+    nic : whether each accelerator has an adapter of its own with the card's `network` figures, or those of a node
+        share one of as many times the bandwidth.
+    placement : "packed" fills node after node in order of the pools; "by_pool" begins every pool at a fresh node.
+    """
+
+    nic: Literal["accelerator", "node"] = "accelerator"
+    placement: Literal["packed", "by_pool"] = "packed"
+
+
+@dataclass(frozen=True)
+class Disaggregation:
+    """How a request gets from its prefill replica to its decode replica.
+
+    decode_router : picks the decode replica, unless the plan's router picks both. choose : when.
+    direction : "pull", the decode replica fetches the KV cache when it has room, a latency after asking (DistServe,
+        vLLM with NIXL); "push", the prefill replica is told of the room and sends (Splitwise). Until the KV cache has
+        left, the prefill replica holds its blocks.
+    mode : the transfer begins when the prompt is computed ("serial"); or the KV cache of a layer leaves while the next
+        layer is computed ("layer_wise"), that of a chunk while the next chunk is ("chunk_wise").
+    backlog : the share of its blocks that a decode replica promises to requests that do not run yet, before it makes
+        the next one wait (DistServe: 5 %).
+    lease : seconds that a prefill replica keeps an unread KV cache; then it is lost, and `expired` says whether the
+        decode replica recomputes the prompt or the request fails (vLLM's `kv_load_failure_policy`).
+    local_prefill_tokens : prompts of at most so many uncached tokens are computed where they are decoded.
+    """
+
+    decode_router: PolicyChoice = "least_outstanding"
+    choose: Literal["arrival", "hand_off"] = "hand_off"
+    direction: Literal["pull", "push"] = "pull"
+    mode: Literal["serial", "layer_wise", "chunk_wise"] = "serial"
+    backlog: float = 0.05
+    lease: float = inf
+    expired: Literal["recompute", "fail"] = "recompute"
+    local_prefill_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        check(0 < self.backlog <= 1, "backlog", self.backlog, "a share above 0, at most 1")
+        check(0 < self.lease <= LONGEST or self.lease == inf, "lease", self.lease, f"seconds, at most {LONGEST:g}")
+        check(self.local_prefill_tokens >= 0, "local_prefill_tokens", self.local_prefill_tokens, "0 or more tokens")
