@@ -192,6 +192,7 @@ class Plan:
     prices: dict[str, float] = field(default_factory=dict)
     topology: Topology = field(default_factory=Topology)
     disaggregation: Disaggregation | None = None
+    rebalancer: PolicyChoice | None = None
     # Where relative paths of cards start; not part of the plan.
     folder: str = field(default="", compare=False, metadata={"written": False})
 
@@ -208,7 +209,7 @@ class Plan:
         """SHA-256 of what the plan says, first 16 hex digits."""
         values = dataclasses.asdict(self)
         values.pop("folder")
-        _leave_out_defaults(values, Plan, ("topology", "disaggregation"))
+        _leave_out_defaults(values, Plan, ("topology", "disaggregation", "rebalancer"))
         for pool in values["pools"]:
             _leave_out_defaults(pool, Pool, ("fabric",))
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

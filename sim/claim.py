@@ -43,7 +43,6 @@ class Claim:
             return None
         keeper.blocks = take
         rank.pool.admit(keeper)
-        rank.pool.cover(keeper, tokens)
         return cls(engine, keeper)
 
     @property
@@ -64,9 +63,19 @@ class Claim:
         return True
 
     def pass_to(self, request: Request) -> None:
-        """Hand the blocks to the request, which is about to be scheduled here."""
-        request.blocks, request.holding = self.keeper.blocks, self.keeper.holding
-        self.engine.rank.claimed -= self.keeper.blocks
+        """Hand the blocks, less those beyond its tokens, to the request, which is about to be scheduled here."""
+        rank, keeper = self.engine.rank, self.keeper
+        rank.claimed -= keeper.blocks
+        self._trim(max(0, keeper.blocks - rank.limits.blocks(request.computed)) if rank.kv.grows else 0)
+        rank.pool.cover(keeper, request.computed)
+        request.blocks, request.holding = keeper.blocks, keeper.holding
+
+    def _trim(self, blocks: int) -> None:
+        if blocks:
+            spare = _stand_in(self.keeper)
+            spare.blocks = blocks
+            self.keeper.blocks -= blocks
+            self.engine.rank.pool.release(spare)
 
     def release(self) -> None:
         """Give the blocks back."""

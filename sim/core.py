@@ -5,7 +5,7 @@ Imports nothing at run time, so that the real engine uses the same policies anyw
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -316,6 +316,48 @@ class ReplicaView(Protocol):
         """Share of its KV blocks that is free, 0 to 1."""
         ...
 
+    @property
+    def free_blocks(self) -> int: ...
+    @property
+    def total_blocks(self) -> int: ...
+    @property
+    def block_size(self) -> int: ...
+    @property
+    def running(self) -> int: ...
+    @property
+    def waiting(self) -> int:
+        """Requests that are queued there."""
+        ...
+
+    @property
+    def queued_blocks(self) -> int:
+        """KV blocks that those need to start. O(waiting)."""
+        ...
+
+    @property
+    def head_blocks(self) -> int:
+        """KV blocks that the heads of its queues need to start."""
+        ...
+
+    @property
+    def thrashing(self) -> bool:
+        """Whether somebody who was preempted waits there."""
+        ...
+
+    @property
+    def draining(self) -> bool:
+        """Whether it is to be emptied."""
+        ...
+
+    @property
+    def by_priority(self) -> Mapping[int, int]:
+        """Its requests by priority, those of priority 0 left out."""
+        ...
+
+    def cached_tokens(self, request: Request) -> int:
+        """Tokens of a prompt in its prefix cache."""
+        ...
+
 
 class Router(Protocol):
     """Picks a replica for a request.
@@ -325,4 +367,24 @@ class Router(Protocol):
 
     def route(self, request: Request, views: Sequence[ReplicaView]) -> int:
         """Position in `views`."""
+        ...
+
+
+class Rebalancer(Protocol):
+    """Moves running requests between replicas.
+
+    period : seconds between two looks. last_stage_blocks, max_stages : a migration stops the request for its last
+    stage when no more than so many blocks are left to copy, and gives up after so many stages.
+    """
+
+    period: float
+    last_stage_blocks: int
+    max_stages: int
+
+    def pairs(self, views: Sequence[ReplicaView]) -> list[tuple[int, int]]:
+        """Positions in `views`: from which replica to which one."""
+        ...
+
+    def candidate(self, running: Sequence[Request]) -> Request | None:
+        """Which of the decoding requests (list order) of a source goes."""
         ...

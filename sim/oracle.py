@@ -34,7 +34,7 @@ class ListEngine:
         self.total_blocks, self.host_free, self.swap_ticks = blocks, host_blocks, swap_ticks
         self.pool = pool or BlockPool(blocks)
         self.caching, self.lookup, self.promise = self.pool.caching, self.pool.lookup, self.pool.promise
-        self.fifo = queue.fifo
+        self.fifo, self.queue_key = queue.fifo, queue.key
         self.now = 0
         self.blocked = False  # somebody waits until a request in flight can be preempted
         self.inbox: list[Request] = []
@@ -71,17 +71,16 @@ class ListEngine:
     def prefills(self) -> list[Request]:
         return [r for r in self.ordered() if r.computed < r.target]
 
-    @property
     def decoding(self) -> list[Request]:
         return [r for r in self.ordered() if r.computed >= r.target]
 
     @property
     def decodes(self) -> int:
-        return len(self.decoding)
+        return len(self.decoding())
 
     @property
     def decode_demand(self) -> int:
-        return sum(self.growth(r, 0) for r in self.decoding)
+        return sum(self.growth(r, 0) for r in self.decoding())
 
     @property
     def running(self) -> int:
@@ -168,6 +167,7 @@ class ListEngine:
             if not step.empty():
                 return step
             if self.blocked:
+                self.held_back = []
                 return None
             if self.preempted:
                 continue
@@ -232,7 +232,7 @@ class ListEngine:
             request.since = self.begin
             self.active.append(request)
         self.active.sort(key=lambda r: r.order)
-        decodes = self.decoding[: step.decodes]
+        decodes = self.decoding()[: step.decodes]
         parts = list(step.chunks)
         for request, tokens in [(r, 0) for r in decodes] + parts:
             grown = self.growth(request, tokens)

@@ -65,6 +65,7 @@ class Rank:
         self.ended = ended
         self.waiting = make_queue(queue)
         self.fifo = queue.fifo
+        self.queue_key = queue.key
         self.idle = [self._cohort()]  # the decodes that are not in flight
         self.prefills: list[Request] = []  # incomplete prompts that are not in flight, in list order
         self.swapped: list[Request] = []
@@ -94,6 +95,10 @@ class Rank:
         if self._held_back:
             running = [r for r in running if r not in self._held_back]
         return sorted(running, key=_order)
+
+    def decoding(self) -> list[Request]:
+        """Requests that decode and are not in flight, in list order. O(n)."""
+        return sorted([r for cohort in self.idle for r in cohort.members], key=_order)
 
     # -- deciding ------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
+from typing import Any, cast
 
 from .core import ReplicaView, Request
 from .domain import Domain
@@ -10,23 +12,75 @@ from .events import Clock
 
 
 class Replica:
-    """One or more engines (the data-parallel ranks of a dense model) behind one address."""
+    """One or more engines (the data-parallel ranks of a dense model) behind one address.
 
-    __slots__ = ("domains", "id", "number", "pool", "requests", "role", "tokens")
+    What it tells of itself is the same however far its engines have leapt ahead: it counts who has reached the door
+    with those in the queue, and blocks as of the iteration under way.
+    """
+
+    __slots__ = ("by_priority", "domains", "draining", "id", "number", "pool", "requests", "role", "tokens")
 
     def __init__(self, id_: int, pool: str, domains: Sequence[Domain], role: str = "mixed", number: int = 0) -> None:
         self.id = id_
         self.pool = pool
         self.number = number  # in its pool
-        self.role = role
         self.domains = domains
+        self.role = role
+        self.draining = False  # finishes what it has and gets nothing new
         self.requests = 0  # routed here and not ended
         self.tokens = 0  # their prompt tokens
+        self.by_priority: dict[int, int] = {}  # how many of each priority
 
     @property
     def free_share(self) -> float:
         """Share of its KV blocks that is free now."""
-        return sum(d.free_now() for d in self.domains) / sum(d.rank.total_blocks for d in self.domains)
+        return sum(d.free_now() for d in self.domains) / self.total_blocks
+
+    @property
+    def free_blocks(self) -> int:
+        """KV blocks that are free now."""
+        return sum(d.free_now() for d in self.domains)
+
+    @property
+    def total_blocks(self) -> int:
+        """KV blocks of all its engines."""
+        return sum(d.rank.total_blocks for d in self.domains)
+
+    @property
+    def block_size(self) -> int:
+        """Tokens a KV block."""
+        return self.domains[0].rank.limits.block_size
+
+    @property
+    def running(self) -> int:
+        """Requests on its running lists."""
+        return sum(d.rank.running for d in self.domains)
+
+    @property
+    def waiting(self) -> int:
+        """Requests in its queues and at the door."""
+        return sum(len(d.rank.waiting) + len(d.inbox) for d in self.domains)
+
+    @property
+    def queued_blocks(self) -> int:
+        """KV blocks that everybody in its queues needs to start. O(waiting)."""
+        return sum(
+            d.rank.limits.blocks(r.target) for d in self.domains for queue in (d.rank.waiting, d.inbox) for r in queue
+        )
+
+    @property
+    def head_blocks(self) -> int:
+        """The same of the heads of its queues only."""
+        heads = (_head(d) for d in self.domains)
+        return sum(d.rank.limits.blocks(r.target) for d, r in zip(self.domains, heads, strict=True) if r)
+
+    @property
+    def thrashing(self) -> bool:
+        """Whether somebody who was preempted waits to be let in again."""
+        return any(
+            d.rank.swapped or any(r.preemptions and r.generated for r in islice(d.rank.waiting, 8))
+            for d in self.domains
+        )
 
     def arrive(self, request: Request) -> None:
         """Hand a request to an engine: of several, to the one with the least 4 x waiting + running.
@@ -39,9 +93,19 @@ class Replica:
 
     def expect(self, request: Request) -> Domain:
         """Count a request that is routed here, and pick its engine."""
+        self.count(request)
+        return self.pick()
+
+    def count(self, request: Request) -> None:
+        """From now on a request is this replica's."""
         self.requests += 1
         self.tokens += request.prompt_tokens
+        if request.priority:
+            self.by_priority[request.priority] = self.by_priority.get(request.priority, 0) + 1
         request.replica = self.id
+
+    def pick(self) -> Domain:
+        """The engine with the least load."""
         domains = self.domains
         return domains[0] if len(domains) == 1 else min(domains, key=_engine_load)
 
@@ -54,10 +118,20 @@ class Replica:
         """A request that was routed here has ended."""
         self.requests -= 1
         self.tokens -= request.prompt_tokens
+        if request.priority:
+            self.by_priority[request.priority] -= 1
 
 
 def _engine_load(domain: Domain) -> int:
     return 4 * (len(domain.rank.waiting) + len(domain.inbox)) + domain.rank.running
+
+
+def _head(domain: Domain) -> Request | None:
+    rank = domain.rank
+    first = [*islice(rank.waiting, 1), *domain.inbox]
+    if not first or rank.fifo:
+        return first[0] if first else None
+    return min(first, key=lambda r: (rank.queue_key(r), r.index))
 
 
 class AgedView:
@@ -68,37 +142,18 @@ class AgedView:
         self._env = env
         self._age = age
         self._taken = -age
-        self.id = replica.id
-        self._requests = self._tokens = 0
-        self._free_share = 1.0
+        self._seen: dict[str, Any] = {}
 
-    def _refresh(self) -> None:
+    def __getattr__(self, name: str) -> Any:
         now = self._env.now
         if now - self._taken >= self._age:
             self._taken = now
-            self._requests = self._replica.requests
-            self._tokens = self._replica.tokens
-            self._free_share = self._replica.free_share
-
-    @property
-    def requests(self) -> int:
-        """Requests there, as last seen."""
-        self._refresh()
-        return self._requests
-
-    @property
-    def tokens(self) -> int:
-        """Their prompt tokens, as last seen."""
-        self._refresh()
-        return self._tokens
-
-    @property
-    def free_share(self) -> float:
-        """Share of free KV blocks, as last seen."""
-        self._refresh()
-        return self._free_share
+            self._seen.clear()
+        if name not in self._seen:
+            self._seen[name] = getattr(self._replica, name)
+        return self._seen[name]
 
 
 def views(replicas: Sequence[Replica], env: Clock, age: int) -> list[ReplicaView]:
     """What a router sees: the replicas themselves, or snapshots that are up to `age` ticks old."""
-    return [AgedView(r, env, age) for r in replicas] if age else list(replicas)
+    return [cast(ReplicaView, AgedView(r, env, age)) for r in replicas] if age else list(replicas)

@@ -9,7 +9,7 @@ from ..configs.engine import policy_name
 from ..configs.plan import Plan
 from ..configs.topology import Disaggregation
 from ..errors import InputError
-from .core import Router
+from .core import Rebalancer, Router
 from .policies.registry import make_policy
 
 if TYPE_CHECKING:
@@ -29,8 +29,17 @@ def make_decode_router(plan: Plan) -> Router:
     return made
 
 
+def make_rebalancer(plan: Plan) -> Rebalancer | None:
+    """The rebalancer, if the plan has one."""
+    if plan.rebalancer is None:
+        return None
+    made: Rebalancer = make_policy("rebalancer", *policy_name(plan.rebalancer, "rebalancer"), "rebalancer")
+    return made
+
+
 def check_roles(plan: Plan, deployments: Sequence[Deployment]) -> None:
     """Refuse pools that cannot hand requests over. Raises `InputError` with the key of the pool."""
+    make_rebalancer(plan)
     if not disaggregated(plan):
         return
     make_decode_router(plan)

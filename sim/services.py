@@ -15,15 +15,16 @@ from .core import Router
 from .deploy import Deployment
 from .handoff import Handoff
 from .links import Network
+from .migration import Migrator, Rebalancing
 from .replica import Replica, views
-from .roles import disaggregated, make_decode_router
+from .roles import disaggregated, make_decode_router, make_rebalancer
 from .sites import Sites
 
 
 class Services:
     """The services of a run; those that the plan does not ask for are None.
 
-    network : every link of the run. handoff : between prefill and decode replicas.
+    network : every link of the run. handoff : between prefill and decode replicas. migrator : of running requests.
     """
 
     def __init__(
@@ -39,6 +40,15 @@ class Services:
         self.handoff: Handoff | None = None
         if disaggregated(plan):
             self.handoff = self._handoff(plan, seed, cluster, replicas, router, deployments)
+        self.migrator: Migrator | None = None
+        policy = make_rebalancer(plan)
+        if policy:
+            first = deployments[replicas[0].pool]
+            shape = model_kv_shape(first.model, first.pool.kv_cache_dtype)
+            self.migrator = Migrator(cluster, self.sites, shape.request_bytes, policy)
+            movable = [r for r in replicas if r.role != "prefill"]
+            seen = views(movable, cluster.env, ticks(plan.router.view_age))
+            self.rebalancing = Rebalancing(cluster, policy, self.migrator, lambda: (movable, seen))
 
     def _handoff(
         self, plan: Plan, seed: int, cluster: Cluster, replicas: Sequence[Replica], router: Router,
@@ -62,7 +72,7 @@ class Services:
 
     def balanced(self) -> bool:
         """Invariant 11: what the links carried is what the services sent, and nothing is under way."""
-        due = self.handoff.bytes_due if self.handoff else 0
+        due = sum(service.bytes_due for service in (self.handoff, self.migrator) if service)
         return self.network.bytes_sent == due and not any(link.flows for link in self.network.links)
 
 
@@ -76,4 +86,4 @@ def _begun(policy: Any, seed: int, stream: str) -> Any:
 
 def wanted(plan: Plan) -> bool:
     """Whether a plan needs any of this."""
-    return disaggregated(plan)
+    return disaggregated(plan) or plan.rebalancer is not None

@@ -38,19 +38,20 @@ class Sites:
         ranks = pool.tensor_parallel_size * pool.pipeline_parallel_size
         node = self._node(deployment, ranks)
         share = hardware.achieved.link
-        pair = lambda kind, rate: tuple(self.network.link(f"{name} {kind} {way}", rate) for way in ("out", "in"))  # noqa: E731
-        inside = pair("link", hardware.link.bandwidth * ranks * share)
+        inside = self._pair(f"{name} link", hardware.link.bandwidth * ranks * share)
         if self._topology.nic == "node":
             whole = hardware.network.bandwidth * hardware.gpus_per_node * share
             if node not in self._adapters:
-                out, back = (self.network.link(f"node {node} network {way}", whole) for way in ("out", "in"))
-                self._adapters[node] = out, back
+                self._adapters[node] = self._pair(f"node {node} network", whole)
             outside = self._adapters[node]
         else:
-            outside = pair("network", hardware.network.bandwidth * ranks * share)
+            outside = self._pair(f"{name} network", hardware.network.bandwidth * ranks * share)
         self._sites[engine] = Site(
             node, pool.fabric, inside, outside, ticks(hardware.link.latency), ticks(hardware.network.latency)
         )
+
+    def _pair(self, name: str, rate: float) -> tuple[Link, Link]:
+        return self.network.link(f"{name} out", rate), self.network.link(f"{name} in", rate)
 
     def _node(self, deployment: Deployment, ranks: int) -> int:
         key = deployment.hardware.name

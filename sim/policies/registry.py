@@ -38,6 +38,11 @@ BUILT_IN = {
         "least_outstanding": "least_outstanding:LeastOutstanding",
         "most_free_kv": "most_free_kv:MostFreeKV",
         "planned_shares": "planned_shares:PlannedShares",
+        "llumnix": "llumnix_dispatch:LlumnixDispatch",
+        "infaas": "infaas:Infaas",
+    },
+    "rebalancer": {
+        "llumnix": "llumnix_migration:LlumnixMigration",
     },
 }
 GROUP = "servecast.policies"  # an entry point there is called <kind>.<name>, as in "batch.my_scheduler"

@@ -106,7 +106,7 @@ def fluid(capacities: list[int], flows: list[tuple[int, tuple[int, ...], int]]) 
 def test_any_flows_arrive_when_the_fluid_model_says(capacities, flows) -> None:
     """Rates are whole bytes/s, so times may differ by a few parts in a million (1 byte/s of at least 1 MB/s / 7)."""
     flows = [(at, tuple(sorted({k % len(capacities) for k in links})), size) for at, links, size in flows]
-    env, arrivals = Clock(), []
+    env = Clock()
     network = Network(env)
     links = [network.link(str(i), c) for i, c in enumerate(capacities)]
     ends: dict[int, int] = {}

@@ -1,0 +1,263 @@
+"""Live migration of running requests (Llumnix, OSDI'24): the KV cache is copied in stages while decoding goes on.
+
+A stage copies the blocks that have been filled since the last one; the target makes room before each and may refuse.
+When few blocks are left, or after two stages, the request stops, the rest is copied, and it goes on at the target. So
+it stands still for one short copy, whatever its length.
+
+Source: AlibabaPAI/llumnix, branch osdi24ae (92f6f9d5).
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..costmodels.base import ticks
+from .claim import Claim
+from .cluster import Cluster
+from .core import Rebalancer, ReplicaView, Request
+from .links import Flow
+from .replica import Replica
+from .sites import Sites
+
+
+class Migration:
+    """One request on its way from a source to a target replica.
+
+    copied : tokens of its KV cache at the target. stage : counts from 1. preemptions : of the request when it began.
+    """
+
+    __slots__ = ("copied", "flow", "held", "over", "preemptions", "request", "room", "source", "stage", "stopped", "to",
+                 "where")  # fmt: skip
+
+    def __init__(self, source: Any, to: Replica) -> None:
+        self.source = source  # engines
+        self.where: Any = None
+        self.to = to
+        self.request: Any = None
+        self.room: Claim | None = None  # at the target
+        self.held: Claim | None = None  # at the source, once the request has stopped there
+        self.flow: Flow | None = None
+        self.copied = self.stage = self.preemptions = self.stopped = 0
+        self.over = False
+
+
+class Migrator:
+    """Carries migrations out, one at a time a replica. It is the `engine` of requests that stand still."""
+
+    def __init__(
+        self, cluster: Cluster, sites: Sites, request_bytes: Callable[[int], float], policy: Rebalancer
+    ) -> None:
+        self.cluster, self.sites, self.network = cluster, sites, sites.network
+        self.policy = policy
+        self._request_bytes = request_bytes
+        self.busy: dict[Any, Migration] = {}  # replicas that give or take
+        self.bytes_due = self.done = self.aborted = 0
+        self.downtimes = array("q")  # ticks that requests stood still
+        self.lengths = array("q")  # their contexts
+
+    def start(self, source: Replica, to: Replica) -> None:
+        """Move some request from one replica to another, if both are free to do so."""
+        if source in self.busy or to in self.busy or source is to:
+            return
+        engine = max(source.domains, key=lambda d: d.rank.running)
+        move = Migration(engine, to)
+        self.busy[source] = self.busy[to] = move
+        engine.at_boundary(lambda now: self._choose(move, now))
+
+    # Each step below is an errand at a boundary of one engine; the next one hears of it a tick later.
+
+    def _choose(self, move: Migration, now: int) -> bool:
+        request = self.policy.candidate(move.source.rank.decoding()) if not move.over else None
+        if request is None:
+            self._soon(now, lambda: self._end(move))
+            return True
+        move.request, move.preemptions = request, request.preemptions
+        full = self._full_tokens(move)
+        self._soon(now, lambda: self._ask(move, full, last=full == 0))
+        return True
+
+    def _full_tokens(self, move: Migration) -> int:
+        size = move.source.rank.limits.block_size
+        return int(move.request.context() // size * size)
+
+    def _ask(self, move: Migration, tokens: int, last: bool) -> None:
+        """Have the target make room for `tokens` tokens in all."""
+        if move.where is None:
+            move.where = move.to.pick()
+        move.where.at_boundary(lambda now: self._make_room(move, tokens, last, now))
+
+    def _make_room(self, move: Migration, tokens: int, last: bool, now: int) -> bool:
+        if move.over:
+            return True
+        if move.room is None:
+            move.room = Claim.reserve(move.where, move.request, tokens)
+            granted = move.room is not None
+            move.copied = move.room.found if move.room else 0
+        else:
+            granted = move.room.extend(tokens)
+        if not granted:
+            self._soon(now, lambda: self._abort(move))
+        elif last:
+            self._soon(now, lambda: move.source.at_boundary(lambda at: self._stop(move, at), move.request))
+        else:
+            self._soon(now, lambda: self._copy(move, tokens))
+        return True
+
+    def _copy(self, move: Migration, tokens: int) -> None:
+        if not move.over:
+            move.stage += 1
+            self._send(move, tokens, lambda: self._copied(move))
+
+    def _send(self, move: Migration, tokens: int, arrived: Callable[[], None]) -> None:
+        path, latency = self.sites.path(move.source, move.where)
+        size = max(0, round(self._request_bytes(tokens)) - round(self._request_bytes(move.copied)))
+        move.copied = tokens
+        self.bytes_due += size
+        move.flow = self.network.send(path, size, latency, arrived)
+
+    def _copied(self, move: Migration) -> None:
+        move.flow = None
+        move.source.at_boundary(lambda now: self._next_stage(move, now), move.request)
+
+    def _next_stage(self, move: Migration, now: int) -> bool:
+        if not self._alive(move):
+            self._soon(now, lambda: self._abort(move))
+            return True
+        limits = move.source.rank.limits
+        full = self._full_tokens(move)
+        left = limits.blocks(full) - limits.blocks(move.copied)
+        if left <= self.policy.last_stage_blocks or move.stage >= 2:
+            # Room for a block more: the request decodes on while the target is asked.
+            tokens = move.request.context() + limits.block_size
+            self._soon(now, lambda: self._ask(move, tokens, last=True))
+        else:
+            self._soon(now, lambda: self._ask(move, full, last=False))
+        return True
+
+    def _alive(self, move: Migration) -> bool:
+        """Whether the request still decodes at the source as it did when the migration began."""
+        r = move.request
+        return not (move.over or r.over or r.cancelled or r.engine is not move.source) and (
+            r.preemptions == move.preemptions
+        )
+
+    def _stop(self, move: Migration, now: int) -> bool:
+        """The last stage: take the request out of the source's batch and send what is left."""
+        request, room = move.request, move.room
+        if not self._alive(move) or room is None:
+            self._soon(now, lambda: self._abort(move))
+            return True
+        limits = move.source.rank.limits
+        if limits.blocks(request.context()) > room.keeper.blocks:  # it outgrew the room while that was made
+            if move.stage >= self.policy.max_stages:
+                self._soon(now, lambda: self._abort(move))
+            else:
+                move.stage += 1
+                tokens = request.context() + limits.block_size
+                self._soon(now, lambda: self._ask(move, tokens, last=True))
+            return True
+        move.source.rank.surrender(request)
+        move.held = Claim.keep(move.source, request)
+        move.stopped = now
+        request.engine, request.passage = self, move
+        self._soon(now, lambda: self._leave(move))
+        return True
+
+    def _leave(self, move: Migration) -> None:
+        request = move.request
+        if request.cancelled:
+            self._give_up(move)
+            return
+        self.cluster.replicas[request.replica].release(request)
+        move.to.count(request)
+        self._send(move, request.computed, lambda: self._arrived(move))
+
+    def _arrived(self, move: Migration) -> None:
+        move.flow = None
+        if move.held:
+            move.held.release_soon()
+            move.held = None
+        move.where.at_boundary(lambda now: self._join(move, now))
+
+    def _join(self, move: Migration, now: int) -> bool:
+        if move.over:
+            return True
+        request, engine, room = move.request, move.where, move.room
+        if engine.rank.running >= engine.rank.limits.max_num_seqs or room is None:
+            return False
+        room.pass_to(request)
+        request.transfer += now - max(request.last_token, request.since)
+        request.engine, request.passage = engine, None
+        engine.rank.adopt(request, now)
+        self.downtimes.append(now - move.stopped)
+        self.lengths.append(request.computed)
+        self.done += 1
+        self._soon(now, lambda: self._end(move))
+        return True
+
+    # -- other ends ----------------------------------------------------------------------------------------------
+
+    def cancel(self, request: Request) -> None:
+        """Its client has gone while it stood still."""
+        move: Migration = request.passage
+        if move.held is None or move.flow:  # else `_leave` is about to notice
+            self._give_up(move)
+
+    def _give_up(self, move: Migration) -> None:
+        request, now = move.request, self.cluster.env.now
+        request.passage = None
+        request.transfer += now - max(request.last_token, request.since)
+        self._abort(move)
+        self.cluster.gone(request, now)
+
+    def _abort(self, move: Migration) -> None:
+        """Give the room back; the request, if it still runs, never noticed."""
+        if move.over:
+            return
+        self.aborted += 1
+        if move.flow:
+            self.bytes_due -= move.flow.size - self.network.abort(move.flow)
+        for claim in (move.room, move.held):
+            if claim:
+                claim.release_soon()
+        self._end(move)
+
+    def _end(self, move: Migration) -> None:
+        move.over = True
+        for replica in [r for r, other in self.busy.items() if other is move]:
+            del self.busy[replica]
+
+    def _soon(self, now: int, callback: Callable[[], object]) -> None:
+        self.cluster.post(now + 1, callback)
+
+
+class Rebalancing:
+    """Asks the plan's rebalancer every period, as long as there are requests."""
+
+    def __init__(
+        self, cluster: Cluster, policy: Rebalancer, migrator: Migrator,
+        members: Callable[[], tuple[Sequence[Replica], Sequence[ReplicaView]]],
+    ) -> None:  # fmt: skip
+        self.cluster, self.policy, self.migrator, self._members = cluster, policy, migrator, members
+        self._period = ticks(policy.period)
+        self._armed = False
+        self.looks = 0
+        cluster.on_submit.append(self._wake)
+
+    def _wake(self, _: Request) -> None:
+        if not self._armed:
+            self._armed = True
+            self.cluster.post(self.cluster.env.now + self._period, self._look)
+
+    def _look(self) -> None:
+        self._armed = False
+        if not self.cluster.live:
+            return
+        self.looks += 1
+        replicas, seen = self._members()
+        for source, target in self.policy.pairs(seen):
+            self.migrator.start(replicas[source], replicas[target])
+        self._armed = True
+        self.cluster.post(self.cluster.env.now + self._period, self._look)

@@ -1,0 +1,48 @@
+"""Llumnix's virtual usage and freeness (OSDI'24, Algorithm 1), which its dispatch, migration and scaling share.
+
+A queued request at the head of its queue uses the blocks that it demands, the others none; a running one its blocks;
+high-priority requests also a headroom that keeps their replica near the speed of an empty one. Freeness is what is
+left, in KV blocks a request of the batch: the blocks' worth of decode steps until memory is full. It may be negative.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ...configs.strict import check
+from ..core import ReplicaView
+
+
+@dataclass
+class Freeness:
+    """queued : the demand that counts: of the "head" of the queue (paper), or of "all" in it, who then count in the
+        batch as well (AlibabaPAI/llumnix, branch osdi24ae, 92f6f9d5, at dispatch and at migration).
+    high_priority : requests with this priority value or a lower one, below 0, get headroom; None = nobody.
+    target_tokens : the load that a replica with such a request is to have (1,600 in the authors' runs).
+    """
+
+    queued: Literal["head", "all"] = "head"
+    high_priority: int | None = None
+    target_tokens: int = 1600
+
+    def __post_init__(self) -> None:
+        high = self.high_priority
+        check(high is None or high < 0, "high_priority", high, "a priority below 0, or nothing")
+        check(self.target_tokens >= 0, "target_tokens", self.target_tokens, "0 or more tokens")
+
+    def freeness(self, view: ReplicaView) -> float:
+        """Of one replica; -inf where it is being emptied."""
+        if view.draining:
+            return float("-inf")
+        if self.queued == "all":
+            batch, demand = view.running + view.waiting, view.queued_blocks
+        else:
+            batch, demand = view.running + (view.waiting > 0), view.head_blocks
+        return (view.free_blocks - demand - self._headroom(view)) / max(1, batch)
+
+    def _headroom(self, view: ReplicaView) -> int:
+        high = self.high_priority
+        if high is None or not any(count for priority, count in view.by_priority.items() if priority <= high):
+            return 0
+        return max(0, view.total_blocks - self.target_tokens // view.block_size)

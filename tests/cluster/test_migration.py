@@ -1,0 +1,119 @@
+"""Live migration: exact in all engines, conserved, and as flat in length as Llumnix says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from servecast.costmodels.base import TICKS_PER_SECOND
+from servecast.errors import InputError
+from servecast.sim.deploy import deploy
+from servecast.sim.policies.llumnix_migration import LlumnixMigration
+
+POOLS = [{"replicas": 4, "num_gpu_blocks_override": 90}]
+VARIANTS = {
+    "paper": {},
+    "artifact": {"rebalancer": {"name": "llumnix", "queued": "all", "victim": "last"}},
+    "longest": {"rebalancer": {"name": "llumnix", "victim": "longest", "period": 0.02, "threshold": 8}},
+    "balanced": {"rebalancer": {"name": "llumnix", "balanced": True, "threshold": 8}},
+    "slow network": {"links": {"link": {"bandwidth": 2e8}, "network": {"bandwidth": 2e8}}},
+    "impatient": {"clients": {"timeout": 4.0, "first_token_timeout": 1.0, "retries": 1}},
+    "priorities": {
+        "router": {"name": "llumnix", "high_priority": -1, "target_tokens": 400},
+        "rebalancer": {"name": "llumnix", "high_priority": -1, "target_tokens": 400},
+        "defaults": {"queue": "priority"},
+    },
+}  # fmt: skip
+
+
+def plan_of(small, name="paper", engine="vllm-0.6", **pool):
+    keys = {"router": "llumnix", "rebalancer": "llumnix", "engine": engine, **VARIANTS[name]}
+    extra = keys.pop("defaults", {})
+    return small.plan([{**POOLS[0], **extra, **pool}], **keys)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("engine", ["vllm-0.19", "vllm-0.6"])
+@pytest.mark.parametrize("burst", [False, True])
+def test_leap_is_step_by_step_is_the_oracle(small, name, engine, burst):
+    table = small.table(110, 16.0, output=70, burst=burst, seed=3)
+    table.priority[:] = -table.priority
+    result = small.run_all(plan_of(small, name, engine), table)
+    migrator = result.services.migrator
+    assert migrator.done >= 3
+    if name in ("paper", "artifact", "longest"):
+        assert migrator.aborted
+
+
+def test_so_it_is_with_prefix_caching_pipelines_and_the_swapping_engine(small):
+    table = small.table(110, 16.0, output=70, shared=5)
+    small.run_all(plan_of(small, engine="vllm-0.19"), table)
+    small.run_all(plan_of(small, pipeline_parallel_size=2), table)
+    small.run_all(plan_of(small, kv={"name": "swap", "reserve": "prompt", "arrival_order": True}), table)
+
+
+def test_downtime_is_flat_in_length_and_counts_as_transfer(small):
+    """Whatever the length, a request stands still for the copy of its last blocks and an iteration or so."""
+    both = {"bandwidth": 8e9}
+    plan = small.plan(
+        [{"replicas": 4, "num_gpu_blocks_override": 200}], engine="vllm-0.6", router="llumnix", rebalancer="llumnix",
+        links={"link": both, "network": both},
+    )  # fmt: skip
+    result = small.run(small.table(800, 14.0, prompt=250, output=200), plan)
+    small.check(result)
+    migrator = result.services.migrator
+    down = np.array(migrator.downtimes) / TICKS_PER_SECOND
+    length = np.array(migrator.lengths)
+    assert len(down) > 80
+    short, long = down[length < np.percentile(length, 25)], down[length > np.percentile(length, 75)]
+    assert np.median(long) < 1.5 * np.median(short)
+    whole = np.percentile(length, 90) * 2 * 32 * 4096 * 2 / (8e9 * 0.75)
+    assert np.median(long) < whole  # far from a copy of everything while it stands still
+    assert result.recorder.requests.columns()["transfer"].sum() >= sum(migrator.downtimes)  # it begins with a token
+
+
+def test_migration_saves_preemptions(small):
+    """Fragmented free memory is what migration gathers."""
+    table = small.table(600, 15.0, output=90)
+
+    def lost(**keys):
+        result = small.run(table, small.plan([POOLS[0]], engine="vllm-0.6", **keys))
+        small.check(result)
+        return result.recorder.requests.columns()["preemption"].sum()
+
+    assert lost(router="llumnix", rebalancer="llumnix") < 0.7 * lost(router="infaas")
+
+
+def test_a_rebalancer_pairs_the_least_free_with_the_freest():
+    class View:
+        draining = thrashing = False
+        waiting = head_blocks = queued_blocks = 0
+        total_blocks, block_size, by_priority = 100, 16, {}
+
+        def __init__(self, free, running, **keys):
+            self.free_blocks, self.running, self.free_share = free, running, free / 100
+            self.__dict__.update(keys)
+
+    views = [View(50, 5), View(10, 10), View(90, 3), View(0, 10)]
+    assert LlumnixMigration().pairs(views) == [(3, 2), (1, 0)]
+    views[0].thrashing = True  # no target while somebody waits there after a preemption
+    assert LlumnixMigration().pairs(views) == [(3, 2)]
+    views[1].draining = True  # goes first
+    assert LlumnixMigration().pairs(views)[0] == (1, 2)
+    high = LlumnixMigration(high_priority=-1, target_tokens=160)
+    assert high.freeness(View(95, 1, by_priority={-1: 1})) == 95 - 90 and high.freeness(View(95, 1)) == 95
+
+
+@pytest.mark.parametrize(
+    ("choice", "place"),
+    [
+        ("lumnix", "rebalancer"),
+        ({"name": "llumnix", "victim": "newest"}, "rebalancer.victim"),
+        ({"name": "llumnix", "period": 0}, "rebalancer.period"),
+        ({"name": "llumnix", "high_priority": 2}, "rebalancer.high_priority"),
+    ],
+)
+def test_rebalancers_that_make_no_sense_are_refused(small, choice, place):
+    with pytest.raises(InputError) as error:
+        deploy(small.plan(POOLS, rebalancer=choice))
+    assert error.value.where == place
