@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from ..errors import InputError
 from .catalog import find
+from .dynamics import Faults, Scaling
 from .engine import PolicyChoice
 from .model import Parallelism
 from .strict import build, check, read_mapping
@@ -193,6 +194,9 @@ class Plan:
     topology: Topology = field(default_factory=Topology)
     disaggregation: Disaggregation | None = None
     rebalancer: PolicyChoice | None = None
+    admission: PolicyChoice | None = None
+    scaling: tuple[Scaling, ...] = ()
+    faults: Faults | None = None
     # Where relative paths of cards start; not part of the plan.
     folder: str = field(default="", compare=False, metadata={"written": False})
 
@@ -209,7 +213,9 @@ class Plan:
         """SHA-256 of what the plan says, first 16 hex digits."""
         values = dataclasses.asdict(self)
         values.pop("folder")
-        _leave_out_defaults(values, Plan, ("topology", "disaggregation", "rebalancer"))
+        _leave_out_defaults(
+            values, Plan, ("topology", "disaggregation", "rebalancer", "admission", "scaling", "faults")
+        )
         for pool in values["pools"]:
             _leave_out_defaults(pool, Pool, ("fabric",))
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -13,11 +13,12 @@ class Claim:
     Made, changed and released at iteration boundaries of the engine only.
     """
 
-    __slots__ = ("engine", "keeper")
+    __slots__ = ("engine", "epoch", "keeper")
 
     def __init__(self, engine: Any, keeper: Request) -> None:
         self.engine = engine
         self.keeper = keeper
+        self.epoch = engine.rank.epoch
         engine.rank.claimed += keeper.blocks
 
     @classmethod
@@ -78,8 +79,10 @@ class Claim:
             self.engine.rank.pool.release(spare)
 
     def release(self) -> None:
-        """Give the blocks back."""
+        """Give the blocks back, unless they were lost with everything else."""
         rank = self.engine.rank
+        if self.epoch != rank.epoch:
+            return
         rank.claimed -= self.keeper.blocks
         rank.pool.release(self.keeper)
 

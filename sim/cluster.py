@@ -15,7 +15,9 @@ from .records import End, Recorder
 from .replica import Replica, views
 
 if TYPE_CHECKING:
+    from .core import AdmissionPolicy
     from .handoff import Handoff
+    from .limbo import Limbo
 
 
 class TraceColumns:
@@ -27,6 +29,7 @@ class TraceColumns:
         self.priority = table.priority.tolist() if table.priority is not None else None
         self.tenant = table.tenant.codes.tolist() if table.tenant is not None else None
         self.model = table.model.codes.tolist() if table.model is not None else None
+        self.session = table.session.codes.tolist() if table.session is not None else None
 
 
 class Cluster:
@@ -50,9 +53,12 @@ class Cluster:
         self.estimate: Callable[[int], float] | None = None  # a predictor of output length
         self.replicas: list[Replica] = []
         self.handoff: Handoff | None = None
+        self.limbo: Limbo | None = None
+        self.admission: AdmissionPolicy | None = None
         self._trace = trace
         self._prompts, self._outputs = trace.prompts, trace.outputs
         self._priority, self._tenant, self._model = trace.priority, trace.tenant, trace.model
+        self._session = trace.session
 
     def connect(
         self, replicas: list[Replica], router: Router, view_age: int, serving: Mapping[int, Sequence[Replica]]
@@ -61,10 +67,26 @@ class Cluster:
         self.replicas = replicas
         self.router = router
         first = [r for r in replicas if r.role != "decode"]  # of a request's replicas
-        self._everyone = (first, views(first, self.env, view_age))
+        self._everyone = self._all = (first, views(first, self.env, view_age))
         self._by_model = {code: (list(some), views(some, self.env, view_age)) for code, some in serving.items()}
+        self._all_by_model = dict(self._by_model)
         self._max_model_len = {r.id: r.domains[0].rank.limits.max_model_len for r in replicas}
         self._shortest = min(self._max_model_len.values())
+
+    def set_state(self, replica: Replica, state: str) -> None:
+        """A replica comes up or goes."""
+        replica.state = state
+        replica.history.append((self.env.now, state))
+        self.refresh()
+
+    def refresh(self) -> None:
+        """From now on the routers see the replicas that are up."""
+        self._everyone = _up(self._all)
+        self._by_model = {code: _up(some) for code, some in self._all_by_model.items()}
+        if self.handoff:
+            self.handoff.refresh()
+        if self.limbo:
+            self.limbo.release()
 
     def submit(self, row: int, attempt: int = 0) -> Request:
         """A client sends row `row` of the trace, now."""
@@ -77,32 +99,55 @@ class Cluster:
             request.priority = self._priority[row]
         if self._tenant is not None:
             request.tenant = self._tenant[row]
-        replicas, seen = self._everyone
-        if self._by_model:
-            replicas, seen = self._by_model.get(self._model[row] if self._model else -1, self._everyone)
-        if prompt >= self._shortest:
-            fits = [i for i, r in enumerate(replicas) if prompt < self._max_model_len[r.id]]
-            replicas, seen = [replicas[i] for i in fits], [seen[i] for i in fits]
+        if self._session is not None:
+            request.session = self._session[row]
+        replicas, seen = self._candidates(request, prompt)
         self.live[request] = None
         if self.estimate and replicas:
             request.estimate = self.estimate(self._outputs[row])
         replica = self._route(request, replicas, seen) if replicas else None
-        if replica is None:
-            self.lengths.append(self._outputs[row])
+        output = self._outputs[row]
+        if replica is None and not (self.limbo and not replicas and self.limbo.takes(request)):
+            self.lengths.append(output)
             self._end(request, End.REJECTED, self.env.now)
             return request
-        room = self._max_model_len[replica.id] - prompt
-        output = self._outputs[row]
+        room = (self._max_model_len[replica.id] if replica else max(self._max_model_len.values())) - prompt
         if output > room:
             output = room
             self.truncated += 1
         self.lengths.append(output)
-        replica.arrive(request)
+        if replica:
+            replica.arrive(request)
         for listener in self.on_submit:
             listener(request)
         return request
 
+    def dispatch(self, request: Request) -> None:
+        """Route a request that has no replica any more, or never had one. Its replica-to-be computes what it lacks."""
+        request.computed = request.blocks = 0
+        request.holding = request.passage = None
+        request.target = request.prompt_tokens + request.generated
+        whole = request.prompt_tokens + self.lengths[request.index]
+        replicas, seen = self._candidates(request, whole - 1)
+        replica = self._route(request, replicas, seen) if replicas else None
+        if replica:
+            replica.arrive(request)
+        elif not (self.limbo and not replicas and self.limbo.takes(request)):
+            self.gone(request, self.env.now)
+
+    def _candidates(self, request: Request, tokens: int) -> tuple[Sequence[Replica], Sequence[ReplicaView]]:
+        """The replicas that serve its model and have room for more than so many tokens of a request."""
+        replicas, seen = self._everyone
+        if self._by_model:
+            replicas, seen = self._by_model.get(self._model[request.row] if self._model else -1, self._everyone)
+        if tokens >= self._shortest:
+            fits = [i for i, r in enumerate(replicas) if tokens < self._max_model_len[r.id]]
+            replicas, seen = [replicas[i] for i in fits], [seen[i] for i in fits]
+        return replicas, seen
+
     def _route(self, request: Request, replicas: Sequence[Replica], seen: Sequence[ReplicaView]) -> Replica | None:
+        if self.admission and request.scheduled < 0 and not self.admission.admit(request, seen, self.env.now):
+            return None
         if self.handoff:
             return self.handoff.route(request, replicas, seen)
         return replicas[self.router.route(request, seen)] if len(replicas) > 1 else replicas[0]
@@ -119,7 +164,7 @@ class Cluster:
         """Its last token has come; its client may have gone during that very iteration."""
         self._end(request, End.CANCELLED if request.cancelled else End.FINISHED, now)
 
-    def gone(self, request: Request, now: int) -> None:
+    def gone(self, request: Request, now: int, end: End | None = None) -> None:
         """Its engine has dropped it: cancelled, or it can never fit."""
         waited = now - request.arrival
         spent = request.queueing + request.prefill + request.decode + request.interference
@@ -133,7 +178,7 @@ class Cluster:
         if request.cancelled:
             self._end(request, End.CANCELLED, now)
         else:
-            self._end(request, End.FAILED if request.generated else End.REJECTED, now)
+            self._end(request, end or (End.FAILED if request.generated else End.REJECTED), now)
 
     def cancel(self, request: Request) -> None:
         """Its client gives up."""
@@ -150,6 +195,15 @@ class Cluster:
         for listener in self.on_end:
             listener(request, end, now)
 
+    def fail(self, request: Request) -> None:
+        """Nobody goes on with a request that its replica has lost."""
+        self.gone(request, self.env.now, End.FAILED)
+
+    @property
+    def through(self) -> bool:
+        """Whether nothing is under way and the trace has been offered."""
+        return not self.live and self.submitted >= self.offered
+
     def close(self) -> None:
         """Write a row for everyone who has not ended when the run stops."""
         now = max(self.env.now, self.turn.tick)
@@ -160,3 +214,8 @@ class Cluster:
             request.generated = request.tokens()
             self.recorder.request(request, End.UNFINISHED, now, self.lengths[request.index])
         self.live.clear()
+
+
+def _up(some: tuple[Sequence[Replica], Sequence[ReplicaView]]) -> tuple[list[Replica], list[ReplicaView]]:
+    up = [i for i, replica in enumerate(some[0]) if replica.state == "up"]
+    return [some[0][i] for i in up], [some[1][i] for i in up]

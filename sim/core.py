@@ -23,6 +23,7 @@ class Request:
     # What a policy may look at
     priority = 0  # lower runs first, as in vLLM
     tenant = -1  # code of the trace's label, -1 = none
+    session = -1  # likewise
     queued = -1  # when the engine took it in: the first iteration boundary after `arrival`
     scheduled = -1  # when it first ran
     first_token = -1
@@ -354,8 +355,30 @@ class ReplicaView(Protocol):
         """Its requests by priority, those of priority 0 left out."""
         ...
 
+    @property
+    def pool(self) -> str:
+        """The name of its pool."""
+        ...
+
+    @property
+    def pending_tokens(self) -> int:
+        """Prompt tokens that are to be computed there. O(waiting)."""
+        ...
+
     def cached_tokens(self, request: Request) -> int:
         """Tokens of a prompt in its prefix cache."""
+        ...
+
+    def prefill_seconds(self, tokens: int, context: int) -> float:
+        """Predicted time of a prompt's `tokens` tokens after `context` cached ones, alone."""
+        ...
+
+    def queue_seconds(self) -> float:
+        """Predicted time of the prompts that wait there or are under way. O(waiting)."""
+        ...
+
+    def decode_seconds(self) -> float:
+        """Predicted time of an iteration with one more decode than it has requests running."""
         ...
 
 
@@ -367,6 +390,26 @@ class Router(Protocol):
 
     def route(self, request: Request, views: Sequence[ReplicaView]) -> int:
         """Position in `views`."""
+        ...
+
+
+class AdmissionPolicy(Protocol):
+    """Lets requests in or turns them away at the cluster's door (HTTP 429)."""
+
+    def admit(self, request: Request, views: Sequence[ReplicaView], now: int) -> bool:
+        """Whether a new request may come in; `views` are the replicas that could take it."""
+        ...
+
+
+class Autoscaler(Protocol):
+    """Says how many replicas a pool should have."""
+
+    def wanted(self, views: Sequence[ReplicaView], starting: int, now: float, recent: Sequence[float]) -> int:
+        """Replicas to have up or starting.
+
+        views : those that are up. starting : how many more are coming. now : seconds. recent : TTFTs of the pool's
+        requests that had their first token since the last look, seconds.
+        """
         ...
 
 

@@ -21,6 +21,7 @@ from ..costmodels.transfer import swap_seconds
 from ..errors import InputError, unknown_name
 from ..traces.table import PrefixBlocks
 from .core import BatchPolicy, Limits, QueuePolicy, Router
+from .dynamics import check_dynamics
 from .kv import BlockPool
 from .policies.registry import make_policy
 from .prefix import PrefixPool
@@ -105,6 +106,7 @@ def deploy(plan: Plan) -> list[Deployment]:
         deployments.append(dataclasses.replace(deployment, prefix_caching=_caches_prefixes(deployment)))
     make_router(plan)
     check_roles(plan, deployments)
+    check_dynamics(plan, deployments)
     known = {d.pool.hardware for d in deployments} | {d.hardware.name for d in deployments}
     for name in plan.prices:
         if name not in known:

@@ -109,11 +109,35 @@ class Domain:
 
     def stop(self, now: int) -> None:
         """The run is cut off: book the iterations that have ended before `now`."""
+        self._book_until(now)
+
+    def _book_until(self, now: int) -> bool:
+        """Book the iterations of a leap that have ended before `now`; True if there are any."""
         if self.batch is not None:
             done = first_boundary(self.base, self.slope, now - self.start, False) - 1
             if 0 < done < self.iterations:
                 self.iterations = done
                 self._complete(self.batch, self.start + span(self.base, self.slope, done))
+                return True
+        return False
+
+    def crash(self) -> list[Request]:
+        """Lose everything, now; returns the requests that were here. What an iteration under way had done is lost."""
+        lost = self.rank.crash(None if self._book_until(self.env.now) else self.batch) + self.inbox
+        self.batch, self.iterations, self._alarm = None, 0, None
+        self.inbox, self.quitting, self.errands = [], [], []
+        if self._witness:
+            self._witness.release()
+        return lost
+
+    def change_cost(self, cost: CostModel) -> None:
+        """From the next iteration on it takes other times."""
+
+        def errand(_: int) -> bool:
+            self.cost, self._piece, self._host_ticks = cost, cost.stages[0].piece, cost.host
+            return True
+
+        self.at_boundary(errand)
 
     def _next_boundary(self) -> int:
         """Iterations of the leap that have begun: its next boundary is the end of that many."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -75,6 +76,12 @@ class Intake:
         self._asking = False
         return True
 
+    def clear(self) -> None:
+        """The engine has crashed: nobody is promised anything any more."""
+        self._queue.clear()
+        self.promised = 0
+        self._asking = False
+
     def look_again(self) -> None:
         """The head of the queue may have gone."""
         if self._asking:
@@ -102,6 +109,9 @@ class Handoff:
         self._request_bytes = request_bytes
         self._layers = layers
         self._intakes = {e: Intake(e, spec.backlog, self._admitted) for r in decodes for e in r.domains}
+        self._all = (decodes, seen)
+        self._active: dict[Passage, None] = {}
+        self._homeless: list[Passage] = []  # while no decode replica is up
         self.transfers = self.aborted = self.expired = 0
         self.bytes_due = 0  # what the links must have carried
 
@@ -117,7 +127,7 @@ class Handoff:
         else:
             decode = None
             spec = self.spec
-            if spec.choose == "arrival" or spec.local_prefill_tokens:
+            if self.decodes and (spec.choose == "arrival" or spec.local_prefill_tokens):
                 decode = self._decode_replica(request)
                 if request.prompt_tokens - decode.cached_tokens(request) <= spec.local_prefill_tokens:
                     return decode
@@ -139,6 +149,7 @@ class Handoff:
         if passage is None:
             return False
         passage.source = request.engine
+        self._active[passage] = None
         passage.held = Claim.keep(passage.source, request)
         request.engine = self
         self.cluster.post(now + 1, lambda: self._offer(passage))
@@ -146,11 +157,17 @@ class Handoff:
 
     def _offer(self, passage: Passage) -> None:
         request = passage.request
+        if passage.over:
+            return
         if request.cancelled:
             self._give_up(passage)
             return
-        decode = passage.decode or self._decode_replica(request)
-        passage.decode = decode
+        decode = passage.decode
+        if decode is None or decode.state != "up":
+            if not self.decodes:
+                self._homeless.append(passage)
+                return
+            decode = passage.decode = self._decode_replica(request)
         self.cluster.replicas[request.replica].release(request)
         passage.engine = decode.expect(request)
         self._intakes[passage.engine].offer(passage)
@@ -163,7 +180,7 @@ class Handoff:
         self.cluster.post(now + 1 + (latency if self.spec.direction == "pull" else 0), lambda: self._send(passage))
 
     def _send(self, passage: Passage) -> None:
-        if passage.over or passage.reserved is None:
+        if passage.over or passage.reserved is None or passage.reserved.epoch != passage.engine.rank.epoch:
             return
         path, latency = self.sites.path(passage.source, passage.engine)
         request = passage.request
@@ -182,9 +199,9 @@ class Handoff:
             last = 1 / self._layers
         else:
             limits = request.passage.source.rank.limits
-            chunk = min(limits.max_num_batched_tokens, limits.long_prefill_token_threshold or request.prompt_tokens)
-            last = ((request.prompt_tokens - 1) % chunk + 1) / request.prompt_tokens
-        time = (request.first_token - request.phase_start) / TICKS_PER_SECOND
+            chunk = min(limits.max_num_batched_tokens, limits.long_prefill_token_threshold or request.computed)
+            last = ((request.computed - 1) % chunk + 1) / request.computed
+        time = (request.last_token - request.phase_start) / TICKS_PER_SECOND
         fastest = min(link.capacity for link in path) * time
         return int(min(size, fastest) * (1 - last))
 
@@ -205,8 +222,9 @@ class Handoff:
             return False
         self._intakes[engine].promised -= reserved.keeper.blocks
         reserved.pass_to(request)
-        request.transfer += now - request.last_token
+        request.transfer += now - max(request.last_token, request.since)
         request.engine, request.passage = engine, None
+        del self._active[passage]
         engine.rank.adopt(request, now)
         return True
 
@@ -214,22 +232,22 @@ class Handoff:
 
     def cancel(self, request: Request) -> None:
         """Its client has gone while it was on its way."""
-        if request.passage.engine is not None:  # else `_offer` is about to notice
-            self._give_up(request.passage)
+        passage: Passage = request.passage
+        if passage.engine is not None or passage in self._homeless:  # else `_offer` is about to notice
+            self._give_up(passage)
 
     def _give_up(self, passage: Passage) -> None:
         request, now = passage.request, self.cluster.env.now
         self._let_go(passage)
-        request.transfer += now - request.last_token
+        request.transfer += now - max(request.last_token, request.since)
         self.cluster.gone(request, now)
 
     def _let_go(self, passage: Passage) -> None:
         """Stop the transfer and give all blocks back."""
         passage.over = True
         passage.request.passage = None
-        if passage.flow:
-            self.bytes_due -= passage.flow.size - self.network.abort(passage.flow)
-            self.aborted += 1
+        del self._active[passage]
+        self._stop_flow(passage)
         if passage.held:
             passage.held.release_soon()
         if passage.reserved:
@@ -248,13 +266,42 @@ class Handoff:
             return
         request = passage.request
         self._let_go(passage)
-        self.recompute(request, passage.engine)
-
-    @staticmethod
-    def recompute(request: Request, engine: Any) -> None:
-        """Queue a request that has lost its KV cache at an engine, to compute prompt and answer so far again."""
         request.computed = request.blocks = 0
         request.holding = None
         request.target = request.prompt_tokens + request.generated
-        request.engine = engine
-        engine.arrive(request)
+        request.engine = passage.engine
+        passage.engine.arrive(request)
+
+    def _stop_flow(self, passage: Passage) -> None:
+        if passage.flow:
+            self.bytes_due -= passage.flow.size - self.network.abort(passage.flow)
+            passage.flow = None
+            self.aborted += 1
+
+    # -- replicas that come and go -------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Other decode replicas are up than before."""
+        up = [i for i, replica in enumerate(self._all[0]) if replica.state == "up"]
+        self.decodes, self.seen = [self._all[0][i] for i in up], [self._all[1][i] for i in up]
+        waiting, self._homeless = self._homeless, []
+        for passage in waiting:
+            self._offer(passage)
+
+    def crashed(self, engines: Sequence[Any]) -> list[Request]:
+        """Engines have lost their memory. Returns the requests whose KV cache went with it; others find a new home."""
+        lost = []
+        for passage in list(self._active):
+            at_source = passage.held is not None  # the KV cache
+            if (passage.source if at_source else passage.engine) in engines:
+                self._let_go(passage)
+                lost.append(passage.request)
+            elif passage.engine in engines:
+                self._stop_flow(passage)
+                passage.engine = passage.decode = passage.reserved = None
+                passage.waited = True
+                self.cluster.post(self.cluster.env.now + 1, partial(self._offer, passage))
+        for engine in engines:
+            if engine in self._intakes:
+                self._intakes[engine].clear()
+        return lost

@@ -35,6 +35,10 @@ class BlockPool:
         """Take back `request.blocks`; who was preempted may find them again."""
         self.free += request.blocks
 
+    def clear(self) -> None:
+        """Everything is lost."""
+        self.free = self.total
+
     def lookup(self, request: Request, promised: dict[int, int], taken: int = 0) -> tuple[int, int]:
         """(blocks of a waiting request in the cache, free blocks that using them takes) - see `PrefixPool`."""
         return 0, 0

@@ -10,7 +10,7 @@ Source: AlibabaPAI/llumnix, branch osdi24ae (92f6f9d5).
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..costmodels.base import ticks
@@ -44,11 +44,15 @@ class Migration:
 
 
 class Migrator:
-    """Carries migrations out, one at a time a replica. It is the `engine` of requests that stand still."""
+    """Carries migrations out, one at a time a replica. It is the `engine` of requests that stand still.
+
+    request_bytes : by replica, bytes of the KV cache of so many tokens.
+    """
 
     def __init__(
-        self, cluster: Cluster, sites: Sites, request_bytes: Callable[[int], float], policy: Rebalancer
-    ) -> None:
+        self, cluster: Cluster, sites: Sites, request_bytes: Mapping[Replica, Callable[[int], float]],
+        policy: Rebalancer,
+    ) -> None:  # fmt: skip
         self.cluster, self.sites, self.network = cluster, sites, sites.network
         self.policy = policy
         self._request_bytes = request_bytes
@@ -84,6 +88,9 @@ class Migrator:
 
     def _ask(self, move: Migration, tokens: int, last: bool) -> None:
         """Have the target make room for `tokens` tokens in all."""
+        if move.over or move.to.state != "up":
+            self._abort(move)
+            return
         if move.where is None:
             move.where = move.to.pick()
         move.where.at_boundary(lambda now: self._make_room(move, tokens, last, now))
@@ -112,7 +119,8 @@ class Migrator:
 
     def _send(self, move: Migration, tokens: int, arrived: Callable[[], None]) -> None:
         path, latency = self.sites.path(move.source, move.where)
-        size = max(0, round(self._request_bytes(tokens)) - round(self._request_bytes(move.copied)))
+        bytes_of = self._request_bytes[move.to]
+        size = max(0, round(bytes_of(tokens)) - round(bytes_of(move.copied)))
         move.copied = tokens
         self.bytes_due += size
         move.flow = self.network.send(path, size, latency, arrived)
@@ -167,6 +175,8 @@ class Migrator:
 
     def _leave(self, move: Migration) -> None:
         request = move.request
+        if move.over:
+            return
         if request.cancelled:
             self._give_up(move)
             return
@@ -229,18 +239,33 @@ class Migrator:
         for replica in [r for r, other in self.busy.items() if other is move]:
             del self.busy[replica]
 
+    def crashed(self, engines: Sequence[Any]) -> list[Request]:
+        """Engines have lost their memory. Returns the requests that stood still and whose KV cache went with it."""
+        lost = []
+        for move in list(dict.fromkeys(self.busy.values())):
+            if move.source not in engines and move.where not in engines:
+                continue
+            if move.request is not None and move.request.passage is move:  # it starts again, whichever end has crashed
+                move.request.passage = None
+                lost.append(move.request)
+            self._abort(move)
+        return lost
+
     def _soon(self, now: int, callback: Callable[[], object]) -> None:
         self.cluster.post(now + 1, callback)
 
 
 class Rebalancing:
-    """Asks the plan's rebalancer every period, as long as there are requests."""
+    """Asks the plan's rebalancer every period, as long as there are requests.
+
+    groups : replicas among which requests can move, with what the policy sees of them.
+    """
 
     def __init__(
         self, cluster: Cluster, policy: Rebalancer, migrator: Migrator,
-        members: Callable[[], tuple[Sequence[Replica], Sequence[ReplicaView]]],
+        groups: Sequence[tuple[Sequence[Replica], Sequence[ReplicaView]]],
     ) -> None:  # fmt: skip
-        self.cluster, self.policy, self.migrator, self._members = cluster, policy, migrator, members
+        self.cluster, self.policy, self.migrator, self._groups = cluster, policy, migrator, groups
         self._period = ticks(policy.period)
         self._armed = False
         self.looks = 0
@@ -256,8 +281,9 @@ class Rebalancing:
         if not self.cluster.live:
             return
         self.looks += 1
-        replicas, seen = self._members()
-        for source, target in self.policy.pairs(seen):
-            self.migrator.start(replicas[source], replicas[target])
+        for replicas, seen in self._groups:
+            present = [i for i, replica in enumerate(replicas) if replica.state in ("up", "draining")]
+            for source, target in self.policy.pairs([seen[i] for i in present]):
+                self.migrator.start(replicas[present[source]], replicas[present[target]])
         self._armed = True
         self.cluster.post(self.cluster.env.now + self._period, self._look)

@@ -40,7 +40,8 @@ class ListEngine:
         self.inbox: list[Request] = []
         self.quitting: list[Request] = []
         self.errands: list[Errand] = []
-        self.claimed = 0  # blocks of requests that are not scheduled here
+        self.claimed = self.epoch = 0  # blocks of requests that are not scheduled here; crashes
+        self.landings: set[Event] = set()
         self.hand_off: Callable[[Request, int], bool] | None = None
         self.waiting: list[Request] = []
         self.swapped: list[Request] = []
@@ -102,6 +103,23 @@ class ListEngine:
     def stop(self, now: int) -> None:
         """The run is cut off: nothing is booked before its end here."""
 
+    def crash(self) -> list[Request]:
+        lost = self.active + self.swapped + self.waiting + self.inbox
+        self.host_free += sum(r.blocks for r in self.swapped)
+        self.pool.clear()
+        self.flights, self.stage_free, self.alarm = [], [0] * len(self.stage_free), None
+        self.landings, self.flying = set(), set()
+        self.inbox, self.quitting, self.errands, self.waiting, self.swapped, self.active = [], [], [], [], [], []
+        self.held_back, self.claimed, self.epoch, self.swapped_blocks = [], 0, self.epoch + 1, 0
+        return lost
+
+    def change_cost(self, cost: CostModel) -> None:
+        def errand(_: int) -> bool:
+            self.cost = cost
+            return True
+
+        self.at_boundary(errand)
+
     def cancel(self, request: Request) -> None:
         self.quitting.append(request)
         self.wake_if_idle()
@@ -119,7 +137,11 @@ class ListEngine:
     def boundary(self, event: Event) -> None:
         if event is self.alarm:
             self.alarm = None
-        elif self.ahead and self.alarm:  # due at this very tick
+        elif event in self.landings:
+            self.landings.remove(event)
+            if self.ahead and self.alarm:  # due at this very tick
+                return
+        else:
             return
         self.now = self.env.now
         self.turn.tick, self.turn.place = self.now, self.place
@@ -250,7 +272,7 @@ class ListEngine:
         self.flights.append(flight)
         self.flying.update(decodes, (r for r, _ in parts))
         self.iterations.append((self.begin, flight.end - self.begin, len(decodes), sum(t for _, t in parts)))
-        Moment(self.env, flight.end, self.place, self.boundary)
+        self.landings.add(Moment(self.env, flight.end, self.place, self.boundary))
         if self.ahead:
             self.land(flight)
             self.alarm = Moment(self.env, self.begin, self.place, self.boundary)

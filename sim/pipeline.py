@@ -34,6 +34,7 @@ class PipelineDomain(Domain):
         super().__init__(*args, **kwargs)
         self.flights: deque[Flight] = deque()
         self._stage_free = [0] * len(self.cost.stages)
+        self._landings: set[Event] = set()  # still to come; a crash forgets them
 
     def arrive(self, request: Request) -> None:
         """A request reaches the engine's door."""
@@ -50,12 +51,27 @@ class PipelineDomain(Domain):
         """KV blocks that are free now."""
         return self.rank.pool.free
 
+    def crash(self) -> list[Request]:
+        """Lose everything, now."""
+        self.flights.clear()
+        self._landings.clear()
+        self._stage_free = [0] * len(self.cost.stages)
+        return super().crash()
+
+    def _book_until(self, now: int) -> bool:
+        """Whole batches are booked as they land."""
+        return False
+
     def stop(self, now: int) -> None:
         """The run is cut off; whole batches are booked as they land, so there is nothing to do."""
 
     def _boundary(self, event: Event) -> None:
         if event is self._alarm:
             self._alarm = None
+        elif event in self._landings:
+            self._landings.remove(event)
+        else:
+            return
         now = self.env.now
         self.turn.tick, self.turn.place = now, self.place
         while self.flights and self.flights[0].end <= now:
@@ -109,7 +125,7 @@ class PipelineDomain(Domain):
             for i, chunk in enumerate(batch.chunks):
                 own[i] += stage.piece((chunk,), 0, 0, 0, 0)[0]
         self.flights.append(Flight(batch, now, ready, host, pure, own))
-        Moment(self.env, ready, self.place, self._boundary)
+        self._landings.add(Moment(self.env, ready, self.place, self._boundary))
 
     def _land(self, flight: Flight) -> None:
         """Book a batch that has passed the last stage."""

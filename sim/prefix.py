@@ -91,10 +91,15 @@ class PrefixPool(BlockPool):
             raise InputError("block_size", found, "a multiple or a divisor of that")
         self._block_size = block_size
         self._ids = ids
+        self.clear()
+
+    def clear(self) -> None:
+        """Everything is lost."""
+        self.free = self.total
         self._index: dict[int, Run] = {}
         self._ring = Run(None, 0, 0)  # the free list: the newest run is older than it, the oldest newer
         self._ring.older = self._ring.newer = self._ring
-        self._append(Run(None, 0, total))
+        self._append(Run(None, 0, self.total))
 
     def __getstate__(self) -> dict[str, Any]:
         """For a checkpoint: the free list as a list, since a chain of links would be followed link by link."""

@@ -42,6 +42,10 @@ class KeyedQueue:
         assert self._entries[place][2] is request, "a queue key changed while its request waited"
         del self._entries[place]
 
+    def clear(self) -> None:
+        """Take everybody out."""
+        self._entries.clear()
+
     def __iter__(self) -> Iterator[Request]:
         return (request for _, _, request in self._entries)
 

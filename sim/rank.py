@@ -71,6 +71,7 @@ class Rank:
         self.swapped: list[Request] = []
         self.running = 0
         self.claimed = 0  # blocks of requests that are not scheduled here
+        self.epoch = 0  # how often it has crashed
         self.hand_off: Callable[[Request, int], bool] | None = None  # after its first token a request may go elsewhere
         self.now = self._start = 0
         self.preempted = 0  # since the last launch; one more where `blocked`
@@ -442,6 +443,26 @@ class Rank:
             self._stop(request)
         else:
             self.waiting.remove(request)
+
+    def crash(self, batch: Batch | None) -> list[Request]:
+        """Lose everything, with what `batch` was computing; returns the requests that were here, running ones first."""
+        flying = [*self.flying, batch] if batch else self.flying
+        cohorts = [c for b in flying for c in b.cohorts] + self.idle
+        running = [r for c in cohorts for r in list(c.members)]
+        for request in running:
+            assert request.cohort is not None
+            request.cohort.leave(request)
+        running += [r for b in flying for r, _ in b.parts] + self.prefills
+        running.sort(key=_order)
+        lost = running + self.swapped + list(self.waiting)
+        self.waiting.clear()
+        self.idle, self.prefills, self.swapped, self.flying = [self._cohort()], [], [], []
+        self._held_back, self._swapped_blocks, self.restart_gaps = [], 0, []
+        self.host_free += sum(r.blocks for r in lost[len(running) :])
+        self.running = self.claimed = 0
+        self.epoch += 1
+        self.pool.clear()
+        return lost
 
     def stuck(self) -> Request | None:
         """The request that waits in front although nothing runs: it will never be let in."""

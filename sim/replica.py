@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from typing import Any, cast
 
+from ..costmodels.base import TICKS_PER_SECOND
 from .core import ReplicaView, Request
 from .domain import Domain
 from .events import Clock
@@ -18,7 +19,7 @@ class Replica:
     with those in the queue, and blocks as of the iteration under way.
     """
 
-    __slots__ = ("by_priority", "domains", "draining", "id", "number", "pool", "requests", "role", "tokens")
+    __slots__ = ("by_priority", "domains", "history", "id", "number", "pool", "requests", "role", "state", "tokens")
 
     def __init__(self, id_: int, pool: str, domains: Sequence[Domain], role: str = "mixed", number: int = 0) -> None:
         self.id = id_
@@ -26,10 +27,16 @@ class Replica:
         self.number = number  # in its pool
         self.domains = domains
         self.role = role
-        self.draining = False  # finishes what it has and gets nothing new
+        self.state = "up"  # or "starting", "draining" (finishes what it has and gets nothing new) or "down"
+        self.history: list[tuple[int, str]] = []  # when it came into which state; empty = always up
         self.requests = 0  # routed here and not ended
         self.tokens = 0  # their prompt tokens
         self.by_priority: dict[int, int] = {}  # how many of each priority
+
+    @property
+    def draining(self) -> bool:
+        """Whether it is to be emptied."""
+        return self.state == "draining"
 
     @property
     def free_share(self) -> float:
@@ -82,6 +89,32 @@ class Replica:
             for d in self.domains
         )
 
+    @property
+    def pending_tokens(self) -> int:
+        """Prompt tokens that are to be computed there."""
+        return sum(r.target - r.computed for d in self.domains for r in _prompts(d))
+
+    def prefill_seconds(self, tokens: int, context: int) -> float:
+        """Predicted time of a prompt's `tokens` tokens after `context` cached ones, alone."""
+        cost = self.domains[0].cost
+        pieces = sum(stage.piece(((tokens, context),), 0, 0, 0, 0)[0] for stage in cost.stages)
+        return (pieces + cost.host(1)) / TICKS_PER_SECOND
+
+    def queue_seconds(self) -> float:
+        """Predicted time of the prompts that wait there or are under way, on the least busy of its engines."""
+        return min(
+            sum(self.prefill_seconds(r.target - r.computed, r.computed) for r in _prompts(d)) for d in self.domains
+        )
+
+    def decode_seconds(self) -> float:
+        """Predicted time of an iteration with one more decode than it has requests running."""
+        cost, engines = self.domains[0].cost, len(self.domains)
+        decodes = self.running // engines + 1
+        context = (self.total_blocks - self.free_blocks) * self.block_size // engines
+        mean = context // decodes
+        pieces = sum(stage.piece((), decodes, context, mean, mean)[0] for stage in cost.stages)
+        return (pieces + cost.host(decodes)) / TICKS_PER_SECOND
+
     def arrive(self, request: Request) -> None:
         """Hand a request to an engine: of several, to the one with the least 4 x waiting + running.
 
@@ -124,6 +157,11 @@ class Replica:
 
 def _engine_load(domain: Domain) -> int:
     return 4 * (len(domain.rank.waiting) + len(domain.inbox)) + domain.rank.running
+
+
+def _prompts(domain: Domain) -> Iterator[Request]:
+    """Everybody whose prompt is not complete, those in flight left out: a leap may have some of it done."""
+    return chain(domain.rank.prefills, domain.rank.waiting, domain.inbox)
 
 
 def _head(domain: Domain) -> Request | None:

@@ -9,7 +9,7 @@ from ..configs.engine import policy_name
 from ..configs.plan import Plan
 from ..configs.topology import Disaggregation
 from ..errors import InputError
-from .core import Rebalancer, Router
+from .core import AdmissionPolicy, Rebalancer, Router
 from .policies.registry import make_policy
 
 if TYPE_CHECKING:
@@ -37,9 +37,18 @@ def make_rebalancer(plan: Plan) -> Rebalancer | None:
     return made
 
 
+def make_admission(plan: Plan) -> AdmissionPolicy | None:
+    """The admission policy, if the plan has one."""
+    if plan.admission is None:
+        return None
+    made: AdmissionPolicy = make_policy("admission", *policy_name(plan.admission, "admission"), "admission")
+    return made
+
+
 def check_roles(plan: Plan, deployments: Sequence[Deployment]) -> None:
     """Refuse pools that cannot hand requests over. Raises `InputError` with the key of the pool."""
     make_rebalancer(plan)
+    make_admission(plan)
     if not disaggregated(plan):
         return
     make_decode_router(plan)

@@ -25,6 +25,7 @@ from .cluster import Cluster, TraceColumns
 from .core import Request
 from .deploy import Deployment, deploy, make_router
 from .domain import Domain
+from .dynamics import most_replicas
 from .events import ARRIVALS, Clock, Moment
 from .interrupt import interruptible
 from .invariants import check_invariants
@@ -200,14 +201,14 @@ class _World:
         columns: Path | None,
     ) -> None:  # fmt: skip
         self.env = env
-        engines = sum(d.pool.replicas * d.pool.data_parallel_size for d in deployments)
+        engines = sum(most_replicas(plan, d.pool) * d.pool.data_parallel_size for d in deployments)
         self.recorder = Recorder(engines, columns)
         self.cluster = cluster = Cluster(self.env, trace, self.recorder)
         self.replicas: list[Replica] = []
         self._engines = 0
         self._prefixes = table.blocks
         for deployment in deployments:
-            for number in range(deployment.pool.replicas):
+            for number in range(most_replicas(plan, deployment.pool)):
                 ranks = range(deployment.pool.data_parallel_size)
                 domains = [self._engine(deployment, step_by_step, engine) for _ in ranks]
                 if deployment.lockstep and not engine:
@@ -218,11 +219,13 @@ class _World:
         begin = getattr(router, "begin", None)
         if begin:
             begin(Stream(seed, "router"))
-        cluster.connect(self.replicas, router, ticks(plan.router.view_age), self._serving(table, deployments))
         self.services: Services | None = None
         if wanted(plan):
             by_pool = {d.pool.name: d for d in deployments}
             self.services = Services(plan, seed, cluster, self.replicas, router, by_pool)
+        cluster.connect(self.replicas, router, ticks(plan.router.view_age), self._serving(table, deployments))
+        if self.services:
+            cluster.refresh()
         if plan.predictor:
             cluster.estimate = _Predictor(plan.predictor.sigma, Stream(seed, "predictor"))
         self.patience = self._patience(plan, table)

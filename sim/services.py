@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..configs.plan import Plan
@@ -11,14 +11,23 @@ from ..costmodels.base import ticks
 from ..costmodels.shapes import model_kv_shape
 from ..traces.streams import Stream
 from .cluster import Cluster
-from .core import Router
+from .core import Rebalancer, ReplicaView, Router
 from .deploy import Deployment
+from .dynamics import fault_events, make_autoscaler, start_up_ticks
+from .faults import FaultInjector
 from .handoff import Handoff
+from .limbo import Limbo
 from .links import Network
 from .migration import Migrator, Rebalancing
 from .replica import Replica, views
-from .roles import disaggregated, make_decode_router, make_rebalancer
+from .roles import disaggregated, make_admission, make_decode_router, make_rebalancer
+from .scaling import Scaler
 from .sites import Sites
+
+
+def wanted(plan: Plan) -> bool:
+    """Whether a plan needs any of this."""
+    return bool(disaggregated(plan) or plan.rebalancer or plan.admission or plan.scaling or plan.faults)
 
 
 class Services:
@@ -31,44 +40,78 @@ class Services:
         self, plan: Plan, seed: int, cluster: Cluster, replicas: Sequence[Replica], router: Router,
         deployments: Mapping[str, Deployment],
     ) -> None:  # fmt: skip
+        self._plan, self._seed, self._cluster, self._replicas = plan, seed, cluster, replicas
+        self._deployments = deployments
         self.network = Network(cluster.env)
         self.sites = Sites(self.network, plan.topology)
         for replica in replicas:
             for rank, engine in enumerate(replica.domains):
                 name = f"{replica.pool}/{replica.number}" + (f"/{rank}" if len(replica.domains) > 1 else "")
                 self.sites.add(engine, deployments[replica.pool], name)
-        self.handoff: Handoff | None = None
-        if disaggregated(plan):
-            self.handoff = self._handoff(plan, seed, cluster, replicas, router, deployments)
-        self.migrator: Migrator | None = None
-        policy = make_rebalancer(plan)
-        if policy:
-            first = deployments[replicas[0].pool]
-            shape = model_kv_shape(first.model, first.pool.kv_cache_dtype)
-            self.migrator = Migrator(cluster, self.sites, shape.request_bytes, policy)
-            movable = [r for r in replicas if r.role != "prefill"]
-            seen = views(movable, cluster.env, ticks(plan.router.view_age))
-            self.rebalancing = Rebalancing(cluster, policy, self.migrator, lambda: (movable, seen))
+        cluster.admission = make_admission(plan)
+        self.handoff = self._handoff(router) if disaggregated(plan) else None
+        rebalancer = make_rebalancer(plan)
+        self.migrator = self._migrator(rebalancer) if rebalancer else None
+        self.scalers = [self._scaler(i) for i in range(len(plan.scaling))]
+        self.faults = self._faults() if plan.faults or plan.scaling else None
 
-    def _handoff(
-        self, plan: Plan, seed: int, cluster: Cluster, replicas: Sequence[Replica], router: Router,
-        deployments: Mapping[str, Deployment],
-    ) -> Handoff:  # fmt: skip
-        spec = plan.disaggregation or Disaggregation()
-        decodes = [r for r in replicas if r.role != "prefill"]
-        model, pool = deployments[decodes[0].pool].model, deployments[decodes[0].pool].pool
+    def _seen(self, replicas: Sequence[Replica]) -> list[ReplicaView]:
+        return views(replicas, self._cluster.env, ticks(self._plan.router.view_age))
+
+    def _handoff(self, router: Router) -> Handoff:
+        decodes = [r for r in self._replicas if r.role != "prefill"]
+        first = self._deployments[decodes[0].pool]
         handoff = Handoff(
-            cluster, self.sites, spec, router,
-            _begun(make_decode_router(plan), seed, "decode router"),
-            decodes, views(decodes, cluster.env, ticks(plan.router.view_age)),
-            model_kv_shape(model, pool.kv_cache_dtype).request_bytes,
-            sum(group.count for group in model.groups),
+            self._cluster, self.sites, self._plan.disaggregation or Disaggregation(), router,
+            _begun(make_decode_router(self._plan), self._seed, "decode router"), decodes, self._seen(decodes),
+            model_kv_shape(first.model, first.pool.kv_cache_dtype).request_bytes,
+            sum(group.count for group in first.model.groups),
         )  # fmt: skip
-        cluster.handoff = handoff
-        for replica in replicas:
+        self._cluster.handoff = handoff
+        for replica in self._replicas:
             for engine in replica.domains:
                 engine.rank.hand_off = handoff.hand_off
         return handoff
+
+    def _migrator(self, policy: Rebalancer) -> Migrator:
+        groups = list(self._alike())
+        bytes_of = {
+            replica: model_kv_shape(d.model, d.pool.kv_cache_dtype).request_bytes
+            for group in groups for replica in group for d in [self._deployments[replica.pool]]
+        }  # fmt: skip
+        migrator = Migrator(self._cluster, self.sites, bytes_of, policy)
+        Rebalancing(self._cluster, policy, migrator, [(group, self._seen(group)) for group in groups])
+        return migrator
+
+    def _alike(self) -> Iterator[list[Replica]]:
+        """Replicas among which requests can move: one model and KV format, connected, serving the same labels."""
+        groups: dict[Any, list[Replica]] = {}
+        for replica in self._replicas:
+            d = self._deployments[replica.pool]
+            key = (d.model.name, d.pool.kv_cache_dtype, d.limits.block_size, d.pool.fabric, d.pool.serves, d.lockstep)
+            if replica.role != "prefill" and not d.lockstep:
+                groups.setdefault(key, []).append(replica)
+        yield from groups.values()
+
+    def _scaler(self, number: int) -> Scaler:
+        spec = self._plan.scaling[number]
+        mine = [r for r in self._replicas if r.pool == spec.pool]
+        deployment = self._deployments[spec.pool]
+        return Scaler(
+            self._cluster, mine, self._seen(mine), spec, make_autoscaler(self._plan, number),
+            start_up_ticks(self._plan, deployment), deployment.pool.replicas,
+        )  # fmt: skip
+
+    def _faults(self) -> FaultInjector | None:
+        self._cluster.limbo = limbo = Limbo(self._cluster, self._replicas)
+        if self._plan.faults is None:
+            return None
+        return FaultInjector(
+            self._cluster, self._replicas, self.sites, limbo, self._plan.faults,
+            [fault for _, fault in fault_events(self._plan)],
+            {name: start_up_ticks(self._plan, d) for name, d in self._deployments.items()}, self._seed,
+            self.handoff, self.migrator,
+        )  # fmt: skip
 
     def balanced(self) -> bool:
         """Invariant 11: what the links carried is what the services sent, and nothing is under way."""
@@ -82,8 +125,3 @@ def _begun(policy: Any, seed: int, stream: str) -> Any:
     if begin:
         begin(Stream(seed, stream))
     return policy
-
-
-def wanted(plan: Plan) -> bool:
-    """Whether a plan needs any of this."""
-    return disaggregated(plan) or plan.rebalancer is not None

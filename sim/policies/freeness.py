@@ -17,7 +17,7 @@ from ..core import ReplicaView
 @dataclass
 class Freeness:
     """queued : the demand that counts: of the "head" of the queue (paper), or of "all" in it, who then count in the
-        batch as well (AlibabaPAI/llumnix, branch osdi24ae, 92f6f9d5, at dispatch and at migration).
+        batch as well (AlibabaPAI/llumnix, branch osdi24ae, 92f6f9d5).
     high_priority : requests with this priority value or a lower one, below 0, get headroom; None = nobody.
     target_tokens : the load that a replica with such a request is to have (1,600 in the authors' runs).
     """

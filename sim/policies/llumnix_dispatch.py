@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from ..core import ReplicaView, Request
 from .freeness import Freeness
@@ -11,7 +12,12 @@ from .freeness import Freeness
 
 @dataclass
 class LlumnixDispatch(Freeness):
-    """Parameters as `Freeness`; the first replica wins a tie."""
+    """Parameters as `Freeness`; the first replica wins a tie.
+
+    queued : "all" as in the authors' code: with the head's demand only, a burst would all go to one replica.
+    """
+
+    queued: Literal["head", "all"] = "all"
 
     def route(self, request: Request, views: Sequence[ReplicaView]) -> int:
         """The freest."""

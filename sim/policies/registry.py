@@ -40,9 +40,28 @@ BUILT_IN = {
         "planned_shares": "planned_shares:PlannedShares",
         "llumnix": "llumnix_dispatch:LlumnixDispatch",
         "infaas": "infaas:Infaas",
+        "session_home": "session_home:SessionHome",
+        "prefix_affinity": "prefix_affinity:PrefixAffinity",
+        "sglang": "sglang_router:SglangRouter",
+        "dynamo": "dynamo_cost:DynamoCost",
+        "predicted_ttft": "predicted_ttft:PredictedTTFT",
+        "mooncake": "mooncake:Mooncake",
+        "splitwise": "splitwise:Splitwise",
     },
     "rebalancer": {
         "llumnix": "llumnix_migration:LlumnixMigration",
+    },
+    "autoscaler": {
+        "queue": "scale_by_queue:ScaleByQueue",
+        "kv": "scale_by_kv:ScaleByKV",
+        "slo": "scale_by_slo:ScaleBySLO",
+        "llumnix": "llumnix_scaling:LlumnixScaling",
+        "schedule": "scale_by_schedule:ScaleBySchedule",
+    },
+    "admission": {
+        "max_waiting": "max_waiting:MaxWaiting",
+        "tenant_rate": "tenant_rate:TenantRate",
+        "shed_low_priority": "shed_low_priority:ShedLowPriority",
     },
 }
 GROUP = "servecast.policies"  # an entry point there is called <kind>.<name>, as in "batch.my_scheduler"
