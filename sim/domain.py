@@ -124,6 +124,9 @@ class Domain:
     def crash(self) -> list[Request]:
         """Lose everything, now; returns the requests that were here. What an iteration under way had done is lost."""
         lost = self.rank.crash(None if self._book_until(self.env.now) else self.batch) + self.inbox
+        for request in self.inbox:
+            if request.queued >= self.env.now:  # it was to be taken in at a boundary that does not come
+                request.queued = -1
         self.batch, self.iterations, self._alarm = None, 0, None
         self.inbox, self.quitting, self.errands = [], [], []
         if self._witness:

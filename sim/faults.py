@@ -88,6 +88,7 @@ class FaultInjector:
         lost = [request for engine in engines for request in engine.crash()]
         for mover in self._movers:
             lost += mover.crashed(engines)
+        lost.sort(key=lambda request: request.index)
         self.cluster.set_state(replica, "down" if repair is None else "starting")
         if repair is not None:
             at = self.cluster.env.now + repair + self._start_up[replica.pool]

@@ -445,7 +445,7 @@ class Rank:
             self.waiting.remove(request)
 
     def crash(self, batch: Batch | None) -> list[Request]:
-        """Lose everything, with what `batch` was computing; returns the requests that were here, running ones first."""
+        """Lose everything, with what `batch` was computing; returns the requests that were here."""
         flying = [*self.flying, batch] if batch else self.flying
         cohorts = [c for b in flying for c in b.cohorts] + self.idle
         running = [r for c in cohorts for r in list(c.members)]
@@ -453,7 +453,6 @@ class Rank:
             assert request.cohort is not None
             request.cohort.leave(request)
         running += [r for b in flying for r, _ in b.parts] + self.prefills
-        running.sort(key=_order)
         lost = running + self.swapped + list(self.waiting)
         self.waiting.clear()
         self.idle, self.prefills, self.swapped, self.flying = [self._cohort()], [], [], []

@@ -1,6 +1,6 @@
 """Router: the replica with the least predicted TTFT: its queue's prompts, then the request's own uncached tokens.
 
-The rule of Mooncake's conductor (FAST'25) for replicas that do both phases; see `mooncake` for prefill and decode pools.
+The rule of Mooncake's conductor (FAST'25) for replicas that do both phases; `mooncake` is for prefill and decode pools.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Router: every session stays at its home replica; a home that is overloaded sends a request to the least loaded one."""
+"""Router: every session stays at its home replica; an overloaded home is passed by for the least loaded one."""
 
 from __future__ import annotations
 

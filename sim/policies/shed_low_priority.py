@@ -11,7 +11,7 @@ from ..core import ReplicaView, Request
 
 @dataclass
 class ShedLowPriority:
-    """Requests with a priority value above `keep` are rejected while less than `free_share` of all KV blocks is free."""
+    """Requests of a priority value above `keep` are rejected while less than `free_share` of all KV blocks is free."""
 
     keep: int = 0
     free_share: float = 0.1

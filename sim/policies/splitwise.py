@@ -1,14 +1,14 @@
-"""Router of prompt and token pools: Splitwise's cluster scheduler with borrowing (ISCA'24; Mutinifni/splitwise-sim 8f99e7dc).
+"""Router of prompt and token pools: Splitwise's cluster scheduler with borrowing (ISCA'24).
 
-All pools have role mixed. A prompt goes to the machine of the prompt pool with the fewest pending tokens, unless that one
-has a queue that would grow beyond `max_pending`: then to a machine that does both already, or else a token machine is
-borrowed. The token phase goes to the token machine with the least memory in use or promised, unless the prompt does not
-fit there; then likewise. A borrowed machine returns to its pool when it is idle.
+Source: Mutinifni/splitwise-sim, 8f99e7dc. All pools have role mixed. A prompt goes to the machine of the prompt pool
+with the fewest pending tokens, unless that one has a queue that would grow beyond `max_pending`: then to a machine that
+does both already, or else a token machine is borrowed. The token phase goes to the token machine with the least memory
+in use or queued for, unless the prompt does not fit there; then likewise. A borrowed machine that is idle goes back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ...configs.strict import check
@@ -62,7 +62,9 @@ class Splitwise:
             views, [self._pool(views, self.token_pool), mixed, self._pool(views, self.prompt_pool)], used, fits
         )
 
-    def _first(self, views: Sequence[ReplicaView], choices: list[list[int]], load: list[int], fits) -> int:  # type: ignore[no-untyped-def]
+    def _first(
+        self, views: Sequence[ReplicaView], choices: list[list[int]], load: list[int], fits: Callable[[int], bool]
+    ) -> int:
         """The least loaded machine that fits of the first group that has one; of the last group it becomes mixed."""
         for number, group in enumerate(choices):
             if group:
