@@ -393,6 +393,16 @@ class Router(Protocol):
         ...
 
 
+class PairRouter(Protocol):
+    """Picks the prefill and the decode replica of a request together."""
+
+    def place(
+        self, request: Request, prefill: Sequence[ReplicaView], decode: Sequence[ReplicaView]
+    ) -> tuple[int, int] | None:
+        """Positions in the two; None rejects the request."""
+        ...
+
+
 class AdmissionPolicy(Protocol):
     """Lets requests in or turns them away at the cluster's door (HTTP 429)."""
 

@@ -25,13 +25,15 @@ def components_of(metric: str, requests: Finished) -> dict[str, Floats]:
         "queueing": whole["queueing"],
         "prefill": whole["prefill"],
         "interference": first_interference,
-        "transfer": whole["transfer"],
+        "transfer": 0 * whole["transfer"],  # requests move when they have had their first token
         "host": first_host,
     }
     lost = requests.ttft - sum(before.values())  # preempted before the first token
     if metric == "ttft":
         return {**before, "preemption": lost}
+    moved = {"transfer": whole["transfer"]} if whole["transfer"].any() else {}
     return {
+        **moved,
         "decode": whole["decode"],
         "interference": whole["interference"] - first_interference,
         "preemption": whole["preemption"] - lost,

@@ -18,6 +18,7 @@ from .deploy import Deployment
 from .metrics import Finished, summary
 from .overload import overload_verdict
 from .run import EngineInfo, Run
+from .servicereport import paid_ticks, service_figures
 
 
 def package_version() -> str:
@@ -46,11 +47,13 @@ def build_report(run: Run, slo: SLO | None = None, warmup: float = 0.0) -> dict[
     if by_group:
         figures["groups"] = by_group
     figures["simulation"] = _simulation(run, warmup)
+    if run.services:
+        figures["simulation"]["cluster"] = service_figures(run, requests)
     return figures
 
 
 def _cost(run: Run, figures: dict[str, Any]) -> dict[str, Any]:
-    prices = [d.usd_per_hour for d in run.deployments]
+    prices = [_usd_per_hour(run, d) for d in run.deployments]
     usd = None if None in prices else sum(p for p in prices if p is not None)
 
     def per_million(throughput: float | None) -> float | None:
@@ -61,6 +64,15 @@ def _cost(run: Run, figures: dict[str, Any]) -> dict[str, Any]:
         "cost_per_1m_output_tokens": per_million(figures["output_throughput"]),
         "cost_per_1m_tokens": per_million(figures["total_token_throughput"]),
     }
+
+
+def _usd_per_hour(run: Run, deployment: Deployment) -> float | None:
+    """Of a pool; where it is scaled, of the replicas that it had on average."""
+    usd = deployment.usd_per_hour
+    if usd is None or run.services is None or not run.services.scalers or not run.duration:
+        return usd
+    paid = sum(paid_ticks(r, run.duration) for r in run.services.replicas if r.pool == deployment.pool.name)
+    return usd * paid / run.duration / deployment.pool.replicas
 
 
 def _simulation(run: Run, warmup: float) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from ..configs.engine import policy_name
 from ..configs.plan import Plan
 from ..configs.topology import Disaggregation
-from ..errors import InputError
+from ..errors import InputError, unknown_name
 from .core import AdmissionPolicy, Rebalancer, Router
-from .policies.registry import make_policy
+from .policies.registry import make_policy, policy_class
 
 if TYPE_CHECKING:
     from .deploy import Deployment
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 def disaggregated(plan: Plan) -> bool:
     """Whether requests may be prefilled on one replica and decoded on another."""
-    return plan.disaggregation is not None or any(pool.role != "mixed" for pool in plan.pools)
+    if plan.disaggregation is not None or any(pool.role != "mixed" for pool in plan.pools):
+        return True
+    return hasattr(policy_class("router", plan.router.name, "router"), "place")  # it picks a pair of replicas
 
 
 def make_decode_router(plan: Plan) -> Router:
@@ -52,6 +54,10 @@ def check_roles(plan: Plan, deployments: Sequence[Deployment]) -> None:
     if not disaggregated(plan):
         return
     make_decode_router(plan)
+    names = [pool.name for pool in plan.pools]
+    for key, name in plan.router.parameters.items():
+        if key.endswith("_pool") and name not in names:
+            raise unknown_name(f"router.{key}", "pool", str(name), names)
     prefill = [d for d in deployments if d.pool.role != "decode"]
     decode = [d for d in deployments if d.pool.role != "prefill"]
     for side, role, other in ((prefill, "prefill", "decode"), (decode, "decode", "prefill")):

@@ -40,7 +40,7 @@ class Services:
         self, plan: Plan, seed: int, cluster: Cluster, replicas: Sequence[Replica], router: Router,
         deployments: Mapping[str, Deployment],
     ) -> None:  # fmt: skip
-        self._plan, self._seed, self._cluster, self._replicas = plan, seed, cluster, replicas
+        self._plan, self._seed, self._cluster, self.replicas = plan, seed, cluster, replicas
         self._deployments = deployments
         self.network = Network(cluster.env)
         self.sites = Sites(self.network, plan.topology)
@@ -59,7 +59,7 @@ class Services:
         return views(replicas, self._cluster.env, ticks(self._plan.router.view_age))
 
     def _handoff(self, router: Router) -> Handoff:
-        decodes = [r for r in self._replicas if r.role != "prefill"]
+        decodes = [r for r in self.replicas if r.role != "prefill"]
         first = self._deployments[decodes[0].pool]
         handoff = Handoff(
             self._cluster, self.sites, self._plan.disaggregation or Disaggregation(), router,
@@ -68,7 +68,7 @@ class Services:
             sum(group.count for group in first.model.groups),
         )  # fmt: skip
         self._cluster.handoff = handoff
-        for replica in self._replicas:
+        for replica in self.replicas:
             for engine in replica.domains:
                 engine.rank.hand_off = handoff.hand_off
         return handoff
@@ -86,7 +86,7 @@ class Services:
     def _alike(self) -> Iterator[list[Replica]]:
         """Replicas among which requests can move: one model and KV format, connected, serving the same labels."""
         groups: dict[Any, list[Replica]] = {}
-        for replica in self._replicas:
+        for replica in self.replicas:
             d = self._deployments[replica.pool]
             key = (d.model.name, d.pool.kv_cache_dtype, d.limits.block_size, d.pool.fabric, d.pool.serves, d.lockstep)
             if replica.role != "prefill" and not d.lockstep:
@@ -95,7 +95,7 @@ class Services:
 
     def _scaler(self, number: int) -> Scaler:
         spec = self._plan.scaling[number]
-        mine = [r for r in self._replicas if r.pool == spec.pool]
+        mine = [r for r in self.replicas if r.pool == spec.pool]
         deployment = self._deployments[spec.pool]
         return Scaler(
             self._cluster, mine, self._seen(mine), spec, make_autoscaler(self._plan, number),
@@ -103,11 +103,11 @@ class Services:
         )  # fmt: skip
 
     def _faults(self) -> FaultInjector | None:
-        self._cluster.limbo = limbo = Limbo(self._cluster, self._replicas)
+        self._cluster.limbo = limbo = Limbo(self._cluster, self.replicas)
         if self._plan.faults is None:
             return None
         return FaultInjector(
-            self._cluster, self._replicas, self.sites, limbo, self._plan.faults,
+            self._cluster, self.replicas, self.sites, limbo, self._plan.faults,
             [fault for _, fault in fault_events(self._plan)],
             {name: start_up_ticks(self._plan, d) for name, d in self._deployments.items()}, self._seed,
             self.handoff, self.migrator,

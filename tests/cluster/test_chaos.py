@@ -53,9 +53,8 @@ def as_faults(pools, drawn, **keys):
     for entry in drawn:
         event = {key: value for key, value in entry.items() if key != "which"}
         event["replica"] = names(pools)[entry["which"] % len(names(pools))]
-        wrong = event["kind"] == "slow" and event["factor"] < 1 or event["kind"] == "link" and event["factor"] > 1
-        if wrong or event["kind"] in ("crash", "gpu_loss"):
-            event["factor"] = 1.0
+        low, high = {"slow": (1, 9), "link": (0, 1)}.get(event["kind"], (1, 1))
+        event["factor"] = min(max(event["factor"], low), high)
         events.append(event)
     return {"events": events, **keys}
 

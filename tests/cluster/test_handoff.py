@@ -84,7 +84,11 @@ def test_modes_in_order_and_slower_links_cost_more(small):
 
     serial, layer = transfer(1e9, mode="serial"), transfer(1e9, mode="layer_wise")
     assert layer < serial  # the computation hides a part
-    assert transfer(1e10, mode="layer_wise") < transfer(1e10, mode="serial") / 2  # all but a layer
+    # At 10 GB/s a transfer is much shorter than the computation: all but one of 32 layers hides behind that.
+    share = deploy(small.plan([{}]))[0].hardware.achieved.link
+    whole = table.prompt_tokens[table.output_tokens > 1].mean() * 2 * 32 * 4096 * 2 / (1e10 * share)
+    hidden = transfer(1e10, mode="serial") - transfer(1e10, mode="layer_wise")
+    assert hidden / TICKS_PER_SECOND == pytest.approx(whole * 31 / 32, rel=0.15)  # joining waits for iterations
     assert transfer(1e8, mode="serial") > serial > transfer(1e10, mode="serial")
 
 

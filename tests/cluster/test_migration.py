@@ -73,15 +73,20 @@ def test_downtime_is_flat_in_length_and_counts_as_transfer(small):
 
 
 def test_migration_saves_preemptions(small):
-    """Fragmented free memory is what migration gathers."""
-    table = small.table(600, 15.0, output=90)
+    """Near saturation, free memory is there but scattered: migration gathers it, so fewer are preempted and the queue's
+    heads wait less. Over three seeds; the paper's own run-to-run variance is large."""
 
     def lost(**keys):
-        result = small.run(table, small.plan([POOLS[0]], engine="vllm-0.6", **keys))
-        small.check(result)
-        return result.recorder.requests.columns()["preemption"].sum()
+        total = np.zeros(2)
+        for seed in (5, 6, 7):
+            table = small.table(400, 6.0, output=90, seed=seed)
+            result = small.run(table, small.plan([POOLS[0]], engine="vllm-0.6", **keys))
+            small.check(result)
+            c = result.recorder.requests.columns()
+            total += [c["preemption"].sum(), c["queueing"].sum()]
+        return total
 
-    assert lost(router="llumnix", rebalancer="llumnix") < 0.7 * lost(router="infaas")
+    assert np.all(lost(router="llumnix", rebalancer="llumnix") < 0.7 * lost(router="infaas"))
 
 
 def test_a_rebalancer_pairs_the_least_free_with_the_freest():
