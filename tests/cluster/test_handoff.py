@@ -70,26 +70,31 @@ def test_a_lone_request_waits_for_latency_and_bytes(small):
     assert c["transfer"][0] / TICKS_PER_SECOND == pytest.approx(0.02 + size / (1e9 * share), rel=1e-6)
 
 
-def test_modes_in_order_and_slower_links_cost_more(small):
-    table = small.table(60, 1.0, prompt=400)
+def test_modes_hide_what_they_can_behind_the_computation(small):
+    """A lone request, 10 GB/s: the transfer is much shorter than the prefill, so all but the last of 32 layers, or
+    nearly all but the last chunk, is through when the prompt is done. A slow link hides less than a fast one's share."""
+    table = small.table(1, 1.0, prompt=500, output=50, seed=3)
+    share = deploy(small.plan([{}]))[0].hardware.achieved.link
+    prompt = int(table.prompt_tokens[0])
+    assert prompt > 300
 
     def transfer(bandwidth, **spec):
         plan = small.plan(
-            [{"role": "prefill"}, {"role": "decode", "num_gpu_blocks_override": 2000}],
-            links={"network": {"bandwidth": bandwidth}}, topology={"placement": "by_pool"}, disaggregation=spec,
+            [{"role": "prefill", "max_num_batched_tokens": 128}, {"role": "decode"}],
+            links={"network": {"bandwidth": bandwidth, "latency": 0}}, topology={"placement": "by_pool"},
+            disaggregation=spec,
         )  # fmt: skip
         result = small.run(table, plan)
         small.check(result)
-        return result.recorder.requests.columns()["transfer"].mean()
+        return result.recorder.requests.columns()["transfer"][0] / TICKS_PER_SECOND
 
-    serial, layer = transfer(1e9, mode="serial"), transfer(1e9, mode="layer_wise")
-    assert layer < serial  # the computation hides a part
-    # At 10 GB/s a transfer is much shorter than the computation: all but one of 32 layers hides behind that.
-    share = deploy(small.plan([{}]))[0].hardware.achieved.link
-    whole = table.prompt_tokens[table.output_tokens > 1].mean() * 2 * 32 * 4096 * 2 / (1e10 * share)
-    hidden = transfer(1e10, mode="serial") - transfer(1e10, mode="layer_wise")
-    assert hidden / TICKS_PER_SECOND == pytest.approx(whole * 31 / 32, rel=0.15)  # joining waits for iterations
-    assert transfer(1e8, mode="serial") > serial > transfer(1e10, mode="serial")
+    whole = prompt * 2 * 32 * 4096 * 2 / (1e10 * share)
+    assert transfer(1e10, mode="serial") == pytest.approx(whole, rel=1e-3)
+    assert transfer(1e10, mode="layer_wise") == pytest.approx(whole / 32, rel=1e-3)
+    assert transfer(1e10, mode="chunk_wise") == pytest.approx(whole * ((prompt - 1) % 128 + 1) / prompt, rel=1e-3)
+    slow = transfer(2e8, mode="serial")
+    assert slow == pytest.approx(50 * whole, rel=1e-3)
+    assert 0.5 * slow < transfer(2e8, mode="layer_wise") < slow
 
 
 def test_a_full_decode_replica_fills_the_prefill_replica(small):

@@ -90,7 +90,7 @@ def test_migration_empties_a_draining_replica_sooner(small):
     def gone(**keys):
         result = small.run(table, small.plan([pool], scaling=scaling, **keys))
         small.check(result)
-        history = dict((state, at) for at, state in result.services.replicas[1].history)
+        history = {state: at for at, state in result.services.replicas[1].history}
         return history["off"] - history["draining"]
 
     assert gone(router="llumnix", rebalancer="llumnix") < 0.7 * gone(router="llumnix")
