@@ -129,7 +129,7 @@ class Slowed:
         self._cost = cost
         self._factor = Fraction(factor).limit_denominator(1000)
         self.stages: Sequence[StageCost] = [_SlowedStage(stage, self._factor) for stage in cost.stages]
-        self.extremes, self.label = cost.extremes, cost.label
+        self.extremes, self.label, self.meters = cost.extremes, cost.label, cost.meters
 
     def hop(self, tokens: int) -> int:
         """As `CostModel.hop`; links are not slower."""

@@ -183,6 +183,8 @@ class AgedView:
         self._seen: dict[str, Any] = {}
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # not of a replica; asked when a checkpoint is read
+            raise AttributeError(name)
         now = self._env.now
         if now - self._taken >= self._age:
             self._taken = now

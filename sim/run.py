@@ -124,6 +124,10 @@ def run(
         raise InputError("oracle", "data-parallel ranks in lockstep", "a plan without them; the oracle walks one rank")
     if oracle and not engine:
         engine = _oracle
+    if checkpoint and wanted(plan):
+        found = "given with a plan that hands requests over, scales or fails"
+        expected = "a plan without disaggregation, rebalancer, admission, scaling and faults"
+        raise InputError("--checkpoint", found, expected)
     trace = TraceColumns(table)
     watch = Watch(len(table), progress, checkpoint.every if checkpoint else inf)
     outside = _outside(table, trace, deployments, watch)
@@ -207,6 +211,7 @@ class _World:
         self.replicas: list[Replica] = []
         self._engines = 0
         self._prefixes = table.blocks
+        self._serviced = wanted(plan)
         for deployment in deployments:
             for number in range(most_replicas(plan, deployment.pool)):
                 ranks = range(deployment.pool.data_parallel_size)
@@ -220,7 +225,7 @@ class _World:
         if begin:
             begin(Stream(seed, "router"))
         self.services: Services | None = None
-        if wanted(plan):
+        if self._serviced:
             by_pool = {d.pool.name: d for d in deployments}
             self.services = Services(plan, seed, cluster, self.replicas, router, by_pool)
         cluster.connect(self.replicas, router, ticks(plan.router.view_age), self._serving(table, deployments))
@@ -242,19 +247,23 @@ class _World:
         if engine:
             return engine(
                 self.env, cluster.turn, number + 1, *rank, cluster.gone, deployment.cost, deployment.host_blocks,
-                deployment.swap_ticks, pool, deployment.ahead, recorder=self.recorder, number=number,
+                deployment.swap_ticks, pool, self._ahead(deployment), recorder=self.recorder, number=number,
             )  # fmt: skip
         kind = Domain
         if deployment.pool.pipeline_parallel_size > 1:
             kind = PipelineDomain
         elif deployment.lockstep:
             kind = LockstepLane
-        elif deployment.ahead:
+        elif self._ahead(deployment):
             kind = AheadDomain
         return kind(
             self.env, cluster.turn, number + 1, Rank(*rank, deployment.host_blocks, pool), deployment.cost,
             self.recorder, number, cluster.gone, deployment.swap_ticks, step_by_step,
         )  # fmt: skip
+
+    def _ahead(self, deployment: Deployment) -> bool:
+        # Who hands requests over between boundaries must find them as they are, not as they will be.
+        return deployment.ahead and not self._serviced
 
     def _serving(self, table: RequestTable, deployments: list[Deployment]) -> dict[int, list[Replica]]:
         """Replicas by code of the trace's model label, where pools name the labels that they serve."""
@@ -322,6 +331,8 @@ def _outside(
     for i, deployment in enumerate(deployments):
         outside[f"cost {i}"] = deployment.cost
         outside |= {f"stage {i}.{j}": stage for j, stage in enumerate(deployment.cost.stages)}
+        for name, stages in deployment.cost.meters.items():
+            outside |= {f"meter {i}.{name}.{j}": stage for j, stage in enumerate(stages)}
     return outside
 
 

@@ -72,7 +72,7 @@ def test_a_lone_request_waits_for_latency_and_bytes(small):
 
 def test_modes_hide_what_they_can_behind_the_computation(small):
     """A lone request, 10 GB/s: the transfer is much shorter than the prefill, so all but the last of 32 layers, or
-    nearly all but the last chunk, is through when the prompt is done. A slow link hides less than a fast one's share."""
+    nearly all but the last chunk, is through when the prompt is done. A slow link hides less of it than a fast one."""
     table = small.table(1, 1.0, prompt=500, output=50, seed=3)
     share = deploy(small.plan([{}]))[0].hardware.achieved.link
     prompt = int(table.prompt_tokens[0])
