@@ -75,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     from .planner import capacity_commands, sweep_commands
     from .planner import commands as planner_commands
     from .profiling import commands as profiling_commands
+    from .sim import bench_commands
     from .sim import commands as sim_commands
     from .traces import commands as trace_commands
 
@@ -91,6 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     capacity_commands.add_arguments(subparsers)
     profiling_commands.add_arguments(subparsers)
     planner_commands.add_arguments(subparsers)
+    bench_commands.add_arguments(subparsers)
     return parser
 
 

@@ -202,8 +202,6 @@ def left_out(row: BenchRow) -> str | None:
     for workers in (row.workers, row.decode):
         if workers and workers.expert_parallel_size > 1 and workers.expert_tensor_parallel_size > 1:
             return "experts cut by tensor and by expert parallelism at once"
-        if workers and workers.data_parallel_size > 1 and not row.decode:
-            return "attention data parallelism: how requests were spread over the ranks is not recorded"
     return None
 
 
@@ -215,6 +213,7 @@ def plan_of(row: BenchRow, workers: Workers, hardware: str, cost: str) -> dict[s
         "replicas": workers.number,
         "tensor_parallel_size": workers.tensor_parallel_size,
         "pipeline_parallel_size": workers.pipeline_parallel_size,
+        "data_parallel_size": workers.data_parallel_size,
         "enable_expert_parallel": workers.expert_parallel_size > 1,
         "enable_chunked_prefill": row.engine == "vllm",
         **protocol_of(row).flags(row),
