@@ -53,10 +53,13 @@ def serve(
         graphs = DecodeGraphs(model, sizes, limits.blocks(limits.max_model_len))
     if clock:
         warm_up(model, limits.max_num_batched_tokens)
-    vocabulary = deployment.model.vocab_size
+    prompts = [
+        Stream(seed, f"prompt/{row}").integers(tokens, deployment.model.vocab_size)
+        for row, tokens in enumerate(table.prompt_tokens.tolist())
+    ]
 
     def prompt(request: Request) -> list[int]:
-        ids: list[int] = Stream(seed, f"prompt/{request.row}").integers(request.prompt_tokens, vocabulary).tolist()
+        ids: list[int] = prompts[request.row].tolist()
         return ids
 
     engine = partial(RealEngine, model=model, prompt=prompt, graphs=graphs, deliver=deliver)
@@ -81,12 +84,14 @@ def only_deployment(plan: Plan) -> Deployment:
 
 
 def warm_up(model: Model, max_num_batched_tokens: int) -> None:
-    """Run batches of the sizes to come, so that nothing is compiled or allocated for the first time in a timed run."""
-    room = model.cache.shape[1] * model.block_size
-    tokens = min(max_num_batched_tokens, room)
-    while tokens >= 1:
-        table = list(range(-(-tokens // model.block_size)))
-        chunks = [Row([0] * tokens, 0, table)] if tokens > 1 else []
-        batch = make_batch(chunks, [Row([0], 0, [0])], model.shape())
-        model.next_tokens(batch).tolist()
-        tokens //= 2
+    """Run batches of the sizes to come, so that nothing is compiled or allocated for the first time in a timed run.
+
+    Kernels are compiled for ranges of sizes; torch on a CPU prepares its 16-bit products for every size anew.
+    """
+    size = model.block_size
+    most = min(max_num_batched_tokens, model.cache.shape[1] * size)
+    powers = [1 << i for i in range(most.bit_length())]
+    for tokens in range(1, most + 1) if model.device.type == "cpu" else {*powers, most}:
+        chunk = Row([0] * tokens, 0, list(range(-(-tokens // size))))
+        for chunks, decodes in (([chunk], []), ([chunk], [Row([0], 0, [0])])):
+            model.next_tokens(make_batch(chunks, decodes, model.shape())).tolist()
