@@ -115,11 +115,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         found = "interrupted"
     except BrokenPipeError:  # whoever read our output has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return 0
     except (InputError, OSError) as error:
         found = str(error)
     except MemoryError:
         found = "out of memory; expected a smaller trace or plan"
+    _forget_output()
     print(f"servecast: {found}", file=sys.stderr)
     return 2
+
+
+def _forget_output() -> None:
+    """Drop output that cannot be written: Python would try again at its end, fail, and change the exit code."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
