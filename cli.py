@@ -76,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     from .planner import commands as planner_commands
     from .profiling import commands as profiling_commands
     from .sim import bench_commands
+    from .profiling import validation_commands
     from .sim import commands as sim_commands
     from .traces import commands as trace_commands
 
@@ -93,6 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
     profiling_commands.add_arguments(subparsers)
     planner_commands.add_arguments(subparsers)
     bench_commands.add_arguments(subparsers)
+    validation_commands.add_arguments(subparsers)
     return parser
 
 

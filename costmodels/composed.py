@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import asdict
 from functools import cached_property
+from typing import Self
 
 from ..configs.device import HardwareCard
 from ..configs.model import ModelCard, Parallelism, check_parallel
@@ -46,21 +48,32 @@ class ComposedCost:
     ) -> None:
         check_parallel(model, parallel)
         self.model, self.hardware, self.parallel, self.label = model, hardware, parallel, label
-        self.times, self._kv_cache_dtype, self._host, self._launch = times, kv_cache_dtype, host, launch or Launch()
+        self.times, self._kv_cache_dtype = times, kv_cache_dtype
+        self.host_overhead, self.launch = host, launch or Launch()
         self._host_ticks: dict[int, int] = {}
         stages = range(parallel.pipeline_parallel_size)
         self.operators = [stage_operators(model, parallel, stage, kv_cache_dtype) for stage in stages]
-        self.stages: Sequence[StageCost] = [
-            fed(stage, operators.launches, self._launch, host)
-            for stage, operators in zip(self.compiled(times), self.operators, strict=True)
-        ]
+        self.stages: Sequence[StageCost] = self._fed()
+
+    def _fed(self) -> Sequence[StageCost]:
+        plain = zip(self.compiled(self.times), self.operators, strict=True)
+        return [fed(stage, operators.launches, self.launch, self.host_overhead) for stage, operators in plain]
 
     def compiled(self, times: OperatorTimes) -> Sequence[StageCost]:
         """The stages with these times, or with another quantity in the place of time; what the host adds left out."""
         return tuple(Stage(operators, times, self._launch_of(times)) for operators in self.operators)
 
     def _launch_of(self, times: OperatorTimes) -> Launch:
-        return self._launch if times is self.times else self._launch.kernels_alone()
+        return self.launch if times is self.times else self.launch.kernels_alone()
+
+    def with_launch(self, launch: Launch, host: HostOverhead) -> Self:
+        """The same operator times with other waits and other host time."""
+        other = copy(self)
+        other.launch, other.host_overhead, other._host_ticks = launch, host, {}
+        for derived in ("energy", "fallback"):
+            other.__dict__.pop(derived, None)
+        other.stages = other._fed()
+        return other
 
     @cached_property
     def energy(self) -> Sequence[StageCost] | None:
@@ -88,7 +101,7 @@ class ComposedCost:
         """Ticks of host time an iteration with `sequences` requests adds."""
         known = self._host_ticks.get(sequences)
         if known is None:
-            known = self._host_ticks[sequences] = self._host.added(sequences)
+            known = self._host_ticks[sequences] = self.host_overhead.added(sequences)
         return known
 
     def describe(self) -> dict[str, object]:
@@ -100,7 +113,7 @@ class ComposedCost:
             "hardware_source": self.hardware.source,
             "parallel": asdict(self.parallel),
             "kv_cache_dtype": self._kv_cache_dtype,
-            "host": asdict(self._host),
-            "launch": asdict(self._launch),
+            "host": asdict(self.host_overhead),
+            "launch": asdict(self.launch),
             **self.times.describe(self.operators),
         }

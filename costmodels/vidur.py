@@ -106,9 +106,10 @@ def read_cost(layers: int, tokens: Path, decode: Path, prefill: Path) -> VidurCo
     """
     operators = _columns(tokens)
     keys = _column(operators, "num_tokens", tokens)
-    times: Array = np.sum(list(operators.values()), axis=0)
-    if "all_reduce" in operators:
-        times = times + (operators["all_reduce"] + 2 * _LAUNCH_MS)
+    twice = operators.pop("all_reduce", None)  # after attention and after the MLP
+    times = sum(operators.values(), np.zeros(len(keys)))
+    if twice is not None:
+        times = times + 2 * (twice + _LAUNCH_MS)
     rows = _table([(int(key), 0) for key in keys], times.tolist(), tokens)
     stage = VidurStage(
         layers,

@@ -75,8 +75,8 @@ def _results(path: Path, plan: Plan) -> RecordedRun:
 
 
 def read_times(path: Path, id_column: str) -> tuple[list[str], dict[str, Floats]]:
-    """Names and columns of a CSV with a row a request: arrival, queued, first and last token in seconds (nan where
-    empty), prompt_tokens, output_tokens, and generated where it is there."""
+    """Names and columns of a CSV with a row a request: arrival, queued, first_token and last_token in seconds (nan
+    where empty), prompt_tokens, output_tokens, and generated where it is there."""
     names: list[str] = []
     parts: dict[str, list[Floats]] = {}
     with open_text(path) as text:

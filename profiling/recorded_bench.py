@@ -60,7 +60,7 @@ def read(path: Path, plan: Plan) -> RecordedRun:
     )
     unknown = np.full(len(order), np.nan)
     return RecordedRun(
-        path.stem, table, plan, metrics(np.zeros(len(order)), unknown, first, last, outputs.astype(np.float64)),
+        path.stem, table, plan, metrics(np.zeros(len(order)), unknown, first, last, outputs.astype(float)),
         gaps=np.concatenate([gaps[i] for i in order.tolist()]), users=users,
         notes=(f"{failed} failed requests left out",) if failed else (),
     )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from ..sim.gaps import Gaps
 from ..sim.metrics import Finished
 from ..sim.overload import overload_verdict
 from ..sim.run import Run, run
+from ..traces.files import replacing_text
 from ..traces.table import Floats
-from .recorded import METRICS, RecordedRun, metrics
+from .recorded import METRICS, TIMES, RecordedRun, metrics
 
 STATS = ("mean", "p50", "p90", "p95", "p99")
 _PERCENTS = (50, 90, 95, 99)
@@ -50,13 +52,14 @@ def comparison(recorded: RecordedRun, simulated: Run) -> Comparison:
 def simulated_seconds(simulated: Run) -> dict[str, Floats]:
     """`METRICS` of a simulated run, by row of its table."""
     requests = Finished(simulated)
-    times = {name: np.full(len(simulated.table), np.nan) for name in ("arrival", "queued", "first_token", "last_token")}
-    for name, values in times.items():
-        values[requests.rows] = requests.column(name) / TICKS_PER_SECOND
-    tokens = np.zeros(len(simulated.table))
-    tokens[requests.rows] = requests.column("generated")
-    arrival, queued, first, last = times.values()
-    return metrics(arrival, queued, first, last, tokens)
+
+    def column(name: str, unit: int) -> Floats:
+        values = np.full(len(simulated.table), np.nan)
+        values[requests.rows] = requests.column(name) / unit
+        return values
+
+    times = {name: column(name, TICKS_PER_SECOND) for name in ("arrival", *TIMES)}
+    return metrics(**times, tokens=column("generated", 1))
 
 
 def validation(c: Comparison) -> dict[str, Any]:
@@ -123,6 +126,21 @@ def _kv_use(c: Comparison) -> dict[str, Any]:
         "recorded_blocks": c.recorded.kv_blocks,
         "peak": used / c.run.engines[0].total_blocks,
     }
+
+
+def write_requests(c: Comparison, path: Path) -> None:
+    """A row a request: its lengths, and simulated and recorded seconds of every metric, empty where it has none."""
+    table = c.recorded.table
+    names = list(table.request_id) if table.request_id is not None else list(map(str, range(len(table))))
+    columns = [table.arrival, *(seconds[metric] for metric in METRICS for seconds in (c.simulated, c.recorded.seconds))]
+    header = [f"{metric}_{side}_s" for metric in METRICS for side in ("simulated", "recorded")]
+    rows = zip(names, table.prompt_tokens.tolist(), table.output_tokens.tolist(),
+               *(column.tolist() for column in columns), strict=True)  # fmt: skip
+    with replacing_text(path) as text:
+        text.write(",".join(["request_id", "prompt_tokens", "output_tokens", "arrival_s", *header]) + "\n")
+        for name, prompt, output, *values in rows:
+            cells = ["" if np.isnan(value) else f"{value:.9f}" for value in values]
+            text.write(",".join([str(name), str(prompt), str(output), *cells]) + "\n")
 
 
 def missed(result: Mapping[str, Any], limits: Mapping[str, float]) -> list[str]:
