@@ -121,8 +121,8 @@ def calibrate_command(args: argparse.Namespace) -> int:
     """Fit, report, write."""
     import yaml
 
-    from ..traces.files import replacing_text
     from ..sim.write import json_text, prepare_folder, write_json
+    from ..traces.files import replacing_text
     from .calibrate import calibrate
 
     if args.out:
