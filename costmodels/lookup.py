@@ -138,9 +138,10 @@ class Lookup:
             alone = self.grid(mixed, "chunk", "chunk_context")
             return Prefill(alone, None, None) if isinstance(alone, Grid) else None
         alone = self.grid(table.where(batch=1), "chunk", "context")
-        batch = self.grid(table.where(context=0), "chunk", "batch")
+        several = len(set(table.columns["batch"].tolist())) > 1
+        batch = self.grid(table.where(context=0), "chunk", "batch") if several else None
         decode = self.decode(call)
-        if not isinstance(alone, Grid) or not isinstance(batch, Grid):
+        if not isinstance(alone, Grid) or isinstance(batch, Curve):
             return None
         return Prefill(alone, batch, decode.curve(1) if decode else None)
 

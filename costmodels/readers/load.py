@@ -8,7 +8,7 @@ from ...configs.model import ModelCard
 from ...errors import InputError
 from ..table import TableSet
 from ..tablefile import MANIFEST, is_table_set, load_tables
-from . import llmservingsim
+from . import llmservingsim, vidur
 
 
 def read_tables(path: Path, model: ModelCard | None = None) -> TableSet:
@@ -20,5 +20,8 @@ def read_tables(path: Path, model: ModelCard | None = None) -> TableSet:
         return load_tables(path)
     if llmservingsim.fits(path):
         return llmservingsim.read(path, model)
+    if vidur.fits(path):
+        return vidur.read(path, model)
     found = "no measured tables" if path.exists() else "no such file or folder"
-    raise InputError(str(path), found, f"a table set (with {MANIFEST}) or a profile of LLMServingSim")
+    expected = f"a table set (with {MANIFEST}), a profile of LLMServingSim, or a model's folder of Vidur's profiling"
+    raise InputError(str(path), found, expected)
