@@ -1,4 +1,4 @@
-"""Reader of Vidur's profiling CSVs: `mlp.csv` of a model on a GPU, `attention.csv` beside it, `all_reduce.csv` of a node.
+"""Reader of Vidur's profiling CSVs: a model's `mlp.csv` on a GPU, `attention.csv` beside it, a node's `all_reduce.csv`.
 
 Source: microsoft/vidur (7d475133), `data/profiling`. Times are medians in milliseconds of one layer on one rank. Vidur
 has no final norm, head or sampler; its embedding and `send_recv.csv` it does not use, or we do not.
@@ -70,17 +70,9 @@ def _layers(path: Path) -> Table:
     times: dict[str, Array] = {}
     for name, operator in _LAYERS.items():
         times[operator] = times.get(operator, 0.0) + columns[_median(name)]
-    size = len(tokens)
-    return _table(
-        "layer",
-        {
-            "operator": np.repeat(list(times), size),
-            "tp": np.tile(tp, len(times)),
-            "tokens": np.tile(tokens, len(times)),
-        },
-        np.concatenate(list(times.values())),
-        path,
-    )
+    repeated = {"tp": np.tile(tp, len(times)), "tokens": np.tile(tokens, len(times))}
+    operators = np.repeat(list(times), len(tokens))
+    return _table("layer", {"operator": operators, **repeated}, np.concatenate(list(times.values())), path)
 
 
 def _attention(path: Path, card: ModelCard) -> dict[str, Table]:
