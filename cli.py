@@ -75,8 +75,8 @@ def build_parser() -> argparse.ArgumentParser:
     from .planner import capacity_commands, sweep_commands
     from .planner import commands as planner_commands
     from .profiling import commands as profiling_commands
-    from .sim import bench_commands
     from .profiling import validation_commands
+    from .sim import bench_commands
     from .sim import commands as sim_commands
     from .traces import commands as trace_commands
 

@@ -66,12 +66,18 @@ class Cluster:
         """Put the replicas behind the router. `serving` : by model code, the replicas of pools that name models."""
         self.replicas = replicas
         self.router = router
+        self._view_age = view_age
         first = [r for r in replicas if r.role != "decode"]  # of a request's replicas
         self._everyone = self._all = (first, views(first, self.env, view_age))
         self._by_model = {code: (list(some), views(some, self.env, view_age)) for code, some in serving.items()}
         self._all_by_model = dict(self._by_model)
         self._max_model_len = {r.id: r.domains[0].rank.limits.max_model_len for r in replicas}
         self._shortest = min(self._max_model_len.values())
+
+    def seen(self, replicas: Sequence[Replica]) -> list[ReplicaView]:
+        """What policies see of some replicas: the same views that the router has, where it has any."""
+        known = {replica.id: view for replica, view in zip(*self._all, strict=True)}
+        return [known.get(r.id) or views([r], self.env, self._view_age)[0] for r in replicas]
 
     def set_state(self, replica: Replica, state: str) -> None:
         """A replica comes up or goes."""

@@ -6,7 +6,7 @@ Imports nothing at run time, so that the real engine uses the same policies anyw
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from .cohort import Cohort
@@ -297,6 +297,23 @@ class QueuePolicy(Protocol):
         ...
 
 
+class Load(NamedTuple):
+    """What a replica has to do.
+
+    head_blocks, queued_blocks : KV blocks that the heads of its queues, and everybody in them, need to start.
+    thrashing : somebody who was preempted waits. draining : it is to be emptied.
+    """
+
+    free_blocks: int
+    total_blocks: int
+    running: int
+    waiting: int
+    head_blocks: int
+    queued_blocks: int
+    thrashing: bool
+    draining: bool
+
+
 class ReplicaView(Protocol):
     """What a router sees of a replica."""
 
@@ -318,38 +335,12 @@ class ReplicaView(Protocol):
         ...
 
     @property
-    def free_blocks(self) -> int: ...
-    @property
-    def total_blocks(self) -> int: ...
+    def load(self) -> Load:
+        """What it has to do; the same object as long as the view is the same. O(waiting)."""
+        ...
+
     @property
     def block_size(self) -> int: ...
-    @property
-    def running(self) -> int: ...
-    @property
-    def waiting(self) -> int:
-        """Requests that are queued there."""
-        ...
-
-    @property
-    def queued_blocks(self) -> int:
-        """KV blocks that those need to start. O(waiting)."""
-        ...
-
-    @property
-    def head_blocks(self) -> int:
-        """KV blocks that the heads of its queues need to start."""
-        ...
-
-    @property
-    def thrashing(self) -> bool:
-        """Whether somebody who was preempted waits there."""
-        ...
-
-    @property
-    def draining(self) -> bool:
-        """Whether it is to be emptied."""
-        ...
-
     @property
     def by_priority(self) -> Mapping[int, int]:
         """Its requests by priority, those of priority 0 left out."""

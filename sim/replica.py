@@ -7,7 +7,7 @@ from itertools import chain, islice
 from typing import Any, cast
 
 from ..costmodels.base import TICKS_PER_SECOND
-from .core import ReplicaView, Request
+from .core import Load, ReplicaView, Request
 from .domain import Domain
 from .events import Clock
 
@@ -34,24 +34,9 @@ class Replica:
         self.by_priority: dict[int, int] = {}  # how many of each priority
 
     @property
-    def draining(self) -> bool:
-        """Whether it is to be emptied."""
-        return self.state == "draining"
-
-    @property
     def free_share(self) -> float:
         """Share of its KV blocks that is free now."""
-        return sum(d.free_now() for d in self.domains) / self.total_blocks
-
-    @property
-    def free_blocks(self) -> int:
-        """KV blocks that are free now."""
-        return sum(d.free_now() for d in self.domains)
-
-    @property
-    def total_blocks(self) -> int:
-        """KV blocks of all its engines."""
-        return sum(d.rank.total_blocks for d in self.domains)
+        return sum(d.free_now() for d in self.domains) / sum(d.rank.total_blocks for d in self.domains)
 
     @property
     def block_size(self) -> int:
@@ -59,35 +44,13 @@ class Replica:
         return self.domains[0].rank.limits.block_size
 
     @property
-    def running(self) -> int:
-        """Requests on its running lists."""
-        return sum(d.rank.running for d in self.domains)
-
-    @property
-    def waiting(self) -> int:
-        """Requests in its queues and at the door."""
-        return sum(len(d.rank.waiting) + len(d.inbox) for d in self.domains)
-
-    @property
-    def queued_blocks(self) -> int:
-        """KV blocks that everybody in its queues needs to start. O(waiting)."""
-        return sum(
-            d.rank.limits.blocks(r.target) for d in self.domains for queue in (d.rank.waiting, d.inbox) for r in queue
-        )
-
-    @property
-    def head_blocks(self) -> int:
-        """The same of the heads of its queues only."""
-        heads = (_head(d) for d in self.domains)
-        return sum(d.rank.limits.blocks(r.target) for d, r in zip(self.domains, heads, strict=True) if r)
-
-    @property
-    def thrashing(self) -> bool:
-        """Whether somebody who was preempted waits to be let in again."""
-        return any(
-            d.rank.swapped or any(r.preemptions and r.generated for r in islice(d.rank.waiting, 8))
-            for d in self.domains
-        )
+    def load(self) -> Load:
+        """What it has to do."""
+        loads = [_load(d, self.state == "draining") for d in self.domains]
+        if len(loads) == 1:
+            return loads[0]
+        columns = [sum(column) for column in zip(*loads, strict=True)]
+        return Load(*columns[:6], columns[6] > 0, columns[7] > 0)
 
     @property
     def pending_tokens(self) -> int:
@@ -109,8 +72,9 @@ class Replica:
     def decode_seconds(self) -> float:
         """Predicted time of an iteration with one more decode than it has requests running."""
         cost, engines = self.domains[0].cost, len(self.domains)
-        decodes = self.running // engines + 1
-        context = (self.total_blocks - self.free_blocks) * self.block_size // engines
+        load = self.load
+        decodes = load.running // engines + 1
+        context = (load.total_blocks - load.free_blocks) * self.block_size // engines
         mean = context // decodes
         pieces = sum(stage.piece((), decodes, context, mean, mean)[0] for stage in cost.stages)
         return (pieces + cost.host(decodes)) / TICKS_PER_SECOND
@@ -159,6 +123,20 @@ def _engine_load(domain: Domain) -> int:
     return 4 * (len(domain.rank.waiting) + len(domain.inbox)) + domain.rank.running
 
 
+def _load(domain: Domain, draining: bool) -> Load:
+    rank = domain.rank
+    waiting = len(rank.waiting) + len(domain.inbox)
+    head = queued = 0
+    thrashing = bool(rank.swapped)
+    if waiting:
+        blocks = rank.limits.blocks
+        first = _head(domain)
+        head = blocks(first.target) if first else 0
+        queued = sum([blocks(r.target) for r in chain(rank.waiting, domain.inbox)])
+        thrashing = thrashing or any(r.preemptions and r.generated for r in islice(rank.waiting, 8))
+    return Load(domain.free_now(), rank.total_blocks, rank.running, waiting, head, queued, thrashing, draining)
+
+
 def _prompts(domain: Domain) -> Iterator[Request]:
     """Everybody whose prompt is not complete, those in flight left out: a leap may have some of it done."""
     return chain(domain.rank.prefills, domain.rank.waiting, domain.inbox)
@@ -181,6 +159,16 @@ class AgedView:
         self._age = age
         self._taken = -age
         self._seen: dict[str, Any] = {}
+
+    @property
+    def load(self) -> Load:
+        """As last seen."""
+        if self._env.now - self._taken < self._age:
+            known: Load | None = self._seen.get("load")
+            if known is not None:
+                return known
+        seen: Load = self.__getattr__("load")
+        return seen
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # not of a replica; asked when a checkpoint is read

@@ -224,12 +224,11 @@ class _World:
         begin = getattr(router, "begin", None)
         if begin:
             begin(Stream(seed, "router"))
+        cluster.connect(self.replicas, router, ticks(plan.router.view_age), self._serving(table, deployments))
         self.services: Services | None = None
         if self._serviced:
             by_pool = {d.pool.name: d for d in deployments}
             self.services = Services(plan, seed, cluster, self.replicas, router, by_pool)
-        cluster.connect(self.replicas, router, ticks(plan.router.view_age), self._serving(table, deployments))
-        if self.services:
             cluster.refresh()
         if plan.predictor:
             cluster.estimate = _Predictor(plan.predictor.sigma, Stream(seed, "predictor"))

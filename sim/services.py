@@ -7,7 +7,6 @@ from typing import Any
 
 from ..configs.plan import Plan
 from ..configs.topology import Disaggregation
-from ..costmodels.base import ticks
 from ..costmodels.shapes import model_kv_shape
 from ..traces.streams import Stream
 from .cluster import Cluster
@@ -19,7 +18,7 @@ from .handoff import Handoff
 from .limbo import Limbo
 from .links import Network
 from .migration import Migrator, Rebalancing
-from .replica import Replica, views
+from .replica import Replica
 from .roles import disaggregated, make_admission, make_decode_router, make_rebalancer
 from .scaling import Scaler
 from .sites import Sites
@@ -56,7 +55,7 @@ class Services:
         self.faults = self._faults() if plan.faults or plan.scaling else None
 
     def _seen(self, replicas: Sequence[Replica]) -> list[ReplicaView]:
-        return views(replicas, self._cluster.env, ticks(self._plan.router.view_age))
+        return self._cluster.seen(replicas)
 
     def _handoff(self, router: Router) -> Handoff:
         decodes = [r for r in self.replicas if r.role != "prefill"]

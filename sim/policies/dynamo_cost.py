@@ -50,5 +50,6 @@ class DynamoCost:
         size = view.block_size
         waiting = -(-view.pending_tokens // size)
         new = (request.prompt_tokens - view.cached_tokens(request)) / size
-        active = view.total_blocks - view.free_blocks if self.decodes else 0
+        load = view.load
+        active = load.total_blocks - load.free_blocks if self.decodes else 0
         return self.overlap_weight * (waiting + new) + active

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ...configs.strict import check
-from ..core import ReplicaView
+from ..core import Load, ReplicaView
 
 
 @dataclass
@@ -29,20 +29,27 @@ class Freeness:
     def __post_init__(self) -> None:
         high = self.high_priority
         check(high is None or high < 0, "high_priority", high, "a priority below 0, or nothing")
+        self._known: dict[int, tuple[Load, float]] = {}  # by replica: a view of some age is the same for many requests
         check(self.target_tokens >= 0, "target_tokens", self.target_tokens, "0 or more tokens")
 
     def freeness(self, view: ReplicaView) -> float:
         """Of one replica; -inf where it is being emptied."""
-        if view.draining:
-            return float("-inf")
-        if self.queued == "all":
-            batch, demand = view.running + view.waiting, view.queued_blocks
-        else:
-            batch, demand = view.running + (view.waiting > 0), view.head_blocks
-        return (view.free_blocks - demand - self._headroom(view)) / max(1, batch)
+        load = view.load
+        known = self._known.get(view.id)
+        if known and known[0] is load and self.high_priority is None:
+            return known[1]
+        value = float("-inf")
+        if not load.draining:
+            if self.queued == "all":
+                batch, demand = load.running + load.waiting, load.queued_blocks
+            else:
+                batch, demand = load.running + (load.waiting > 0), load.head_blocks
+            value = (load.free_blocks - demand - self._headroom(view)) / (batch or 1)
+        self._known[view.id] = load, value
+        return value
 
     def _headroom(self, view: ReplicaView) -> int:
         high = self.high_priority
         if high is None or not any(count for priority, count in view.by_priority.items() if priority <= high):
             return 0
-        return max(0, view.total_blocks - self.target_tokens // view.block_size)
+        return max(0, view.load.total_blocks - self.target_tokens // view.block_size)

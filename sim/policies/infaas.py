@@ -19,4 +19,5 @@ class Infaas:
 
     def load(self, view: ReplicaView) -> float:
         """1 = full; more with a queue."""
-        return (view.total_blocks - view.free_blocks + view.queued_blocks) / view.total_blocks
+        load = view.load
+        return (load.total_blocks - load.free_blocks + load.queued_blocks) / load.total_blocks

@@ -38,10 +38,16 @@ class LlumnixMigration(Freeness):
 
     def pairs(self, views: Sequence[ReplicaView]) -> list[tuple[int, int]]:
         """(source, target) positions."""
+        if len(views) < 2:
+            return []
         free = [self.freeness(view) for view in views]
+        loads = [view.load for view in views]
+        thrashing = [load.thrashing for load in loads]
+        if min(free) >= self.threshold and not any(thrashing):
+            return []
         order = sorted(range(len(views)), key=lambda i: (free[i], i))
-        sources = [i for i in order if (free[i] < self.threshold or views[i].thrashing) and views[i].running]
-        targets = [i for i in reversed(order) if free[i] > self.threshold and not views[i].thrashing]
+        sources = [i for i in order if (free[i] < self.threshold or thrashing[i]) and loads[i].running]
+        targets = [i for i in reversed(order) if free[i] > self.threshold and not thrashing[i]]
         pairs = [pair for pair in zip(sources, targets, strict=False) if pair[0] != pair[1]]
         if self.balanced:
             pairs = [(i, j) for i, j in pairs if views[i].free_share < views[j].free_share]

@@ -31,7 +31,7 @@ class LlumnixScaling(Freeness):
         if not views:
             return have
         free = [self.freeness(view) for view in views]
-        empty = max(view.total_blocks for view in views)
+        empty = max(view.load.total_blocks for view in views)
         total = sum(free) + empty * starting
         if total / have < self.low:
             while total / have < self.low:

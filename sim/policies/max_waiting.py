@@ -20,4 +20,4 @@ class MaxWaiting:
 
     def admit(self, request: Request, views: Sequence[ReplicaView], now: int) -> bool:
         """Whether some queue is not longer than the limit."""
-        return min(view.waiting for view in views) <= self.limit
+        return min(view.load.waiting for view in views) <= self.limit

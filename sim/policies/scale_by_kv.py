@@ -26,6 +26,8 @@ class ScaleByKV:
         have = len(views) + starting
         if not views:
             return have
-        use = sum(v.total_blocks - v.free_blocks + v.queued_blocks for v in views) / sum(v.total_blocks for v in views)
+        loads = [view.load for view in views]
+        used = sum(load.total_blocks - load.free_blocks + load.queued_blocks for load in loads)
+        use = used / sum(load.total_blocks for load in loads)
         ratio = use * len(views) / have / self.target
         return have if abs(ratio - 1) <= self.tolerance else max(1, ceil(have * ratio))

@@ -24,7 +24,7 @@ class ScaleByQueue:
         have = len(views) + starting
         if not views:
             return have
-        mean = sum(view.waiting for view in views) / have
+        mean = sum(view.load.waiting for view in views) / have
         busy = sum(1 - view.free_share for view in views)
         fits = len(views) > 1 and busy / (len(views) - 1) < 0.9
         return have + (mean > self.high) - (mean < self.low and not starting and fits)

@@ -23,4 +23,5 @@ class ShedLowPriority:
         """Urgent, or room enough."""
         if request.priority <= self.keep:
             return True
-        return sum(v.free_blocks for v in views) >= self.free_share * sum(v.total_blocks for v in views)
+        loads = [view.load for view in views]
+        return sum(load.free_blocks for load in loads) >= self.free_share * sum(load.total_blocks for load in loads)

@@ -52,11 +52,12 @@ class Splitwise:
 
     def _token_machine(self, request: Request, views: Sequence[ReplicaView]) -> int:
         mixed = [i for i, view in enumerate(views) if view.id in self._mixed]
-        used = [view.total_blocks - view.free_blocks + view.queued_blocks for view in views]
+        loads = [view.load for view in views]
+        used = [load.total_blocks - load.free_blocks + load.queued_blocks for load in loads]
 
         def fits(i: int) -> bool:
             need = -(-request.prompt_tokens // views[i].block_size)
-            return used[i] + need <= views[i].total_blocks
+            return used[i] + need <= loads[i].total_blocks
 
         return self._first(
             views, [self._pool(views, self.token_pool), mixed, self._pool(views, self.prompt_pool)], used, fits

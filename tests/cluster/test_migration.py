@@ -7,6 +7,7 @@ import pytest
 
 from servecast.costmodels.base import TICKS_PER_SECOND
 from servecast.errors import InputError
+from servecast.sim.core import Load
 from servecast.sim.deploy import deploy
 from servecast.sim.policies.llumnix_migration import LlumnixMigration
 
@@ -91,22 +92,24 @@ def test_migration_saves_preemptions(small):
 
 def test_a_rebalancer_pairs_the_least_free_with_the_freest():
     class View:
-        draining = thrashing = False
-        waiting = head_blocks = queued_blocks = 0
-        total_blocks, block_size, by_priority = 100, 16, {}
+        block_size = 16
 
-        def __init__(self, free, running, **keys):
-            self.free_blocks, self.running, self.free_share = free, running, free / 100
-            self.__dict__.update(keys)
+        def __init__(self, free, running, by_priority=None, **keys):
+            self.id, self.free_share, self.by_priority = id(self), free / 100, by_priority or {}
+            load = {"waiting": 0, "head_blocks": 0, "queued_blocks": 0, "thrashing": False, "draining": False, **keys}
+            self.load = Load(free, 100, running, **load)
 
     views = [View(50, 5), View(10, 10), View(90, 3), View(0, 10)]
     assert LlumnixMigration().pairs(views) == [(3, 2), (1, 0)]
-    views[0].thrashing = True  # no target while somebody waits there after a preemption
+    views[0] = View(50, 5, thrashing=True)  # no target while somebody waits there after a preemption
     assert LlumnixMigration().pairs(views) == [(3, 2)]
-    views[1].draining = True  # goes first
+    views[1] = View(10, 10, draining=True)  # goes first
     assert LlumnixMigration().pairs(views)[0] == (1, 2)
     high = LlumnixMigration(high_priority=-1, target_tokens=160)
-    assert high.freeness(View(95, 1, by_priority={-1: 1})) == 95 - 90 and high.freeness(View(95, 1)) == 95
+    assert high.freeness(View(95, 1, {-1: 1})) == 95 - 90 and high.freeness(View(95, 1)) == 95
+    waiting = {"waiting": 4, "head_blocks": 20, "queued_blocks": 60}
+    assert LlumnixMigration().freeness(View(40, 4, **waiting)) == (40 - 20) / 5  # the paper: the head's demand
+    assert LlumnixMigration(queued="all").freeness(View(40, 4, **waiting)) == (40 - 60) / 8  # the artifact
 
 
 @pytest.mark.parametrize(
