@@ -82,6 +82,7 @@ class Cluster:
     def set_state(self, replica: Replica, state: str) -> None:
         """A replica comes up or goes."""
         replica.state = state
+        replica.touch()
         replica.history.append((self.env.now, state))
         self.refresh()
 

@@ -107,6 +107,12 @@ class Domain:
             free -= self.rank.extra_blocks(self.batch, self._next_boundary())
         return free
 
+    def same_until(self) -> int:
+        """The tick until which an onlooker sees nothing change unless somebody arrives; now, if it cannot be told."""
+        if self.batch is None:
+            return self.env.now
+        return self.start + span(self.base, self.slope, self._next_boundary())
+
     def stop(self, now: int) -> None:
         """The run is cut off: book the iterations that have ended before `now`."""
         self._book_until(now)

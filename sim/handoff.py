@@ -271,6 +271,8 @@ class Handoff:
         request.target = request.prompt_tokens + request.generated
         request.engine = passage.engine
         passage.engine.arrive(request)
+        if passage.decode:
+            passage.decode.touch()
 
     def _stop_flow(self, passage: Passage) -> None:
         if passage.flow:

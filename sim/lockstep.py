@@ -26,6 +26,10 @@ class LockstepLane(Domain):
             self._run_errands(now)
         return self._begin(now, now)
 
+    def same_until(self) -> int:
+        """The group may be quicker to look again than this lane."""
+        return self.env.now
+
     def end_leap(self, now: int, iterations: int) -> None:
         """Book the `iterations` that end now."""
         if self.batch is not None:

@@ -100,6 +100,9 @@ class ListEngine:
         self.inbox.append(request)
         self.wake_if_idle()
 
+    def same_until(self) -> int:
+        return self.env.now
+
     def stop(self, now: int) -> None:
         """The run is cut off: nothing is booked before its end here."""
 

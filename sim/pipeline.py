@@ -51,6 +51,10 @@ class PipelineDomain(Domain):
         """KV blocks that are free now."""
         return self.rank.pool.free
 
+    def same_until(self) -> int:
+        """Batches come and go at any time."""
+        return self.env.now
+
     def crash(self) -> list[Request]:
         """Lose everything, now."""
         self.flights.clear()

@@ -19,7 +19,20 @@ class Replica:
     with those in the queue, and blocks as of the iteration under way.
     """
 
-    __slots__ = ("by_priority", "domains", "history", "id", "number", "pool", "requests", "role", "state", "tokens")
+    __slots__ = (
+        "_load",
+        "_same_until",
+        "by_priority",
+        "domains",
+        "history",
+        "id",
+        "number",
+        "pool",
+        "requests",
+        "role",
+        "state",
+        "tokens",
+    )
 
     def __init__(self, id_: int, pool: str, domains: Sequence[Domain], role: str = "mixed", number: int = 0) -> None:
         self.id = id_
@@ -32,6 +45,8 @@ class Replica:
         self.requests = 0  # routed here and not ended
         self.tokens = 0  # their prompt tokens
         self.by_priority: dict[int, int] = {}  # how many of each priority
+        self._load: Load
+        self._same_until = -1
 
     @property
     def free_share(self) -> float:
@@ -45,12 +60,17 @@ class Replica:
 
     @property
     def load(self) -> Load:
-        """What it has to do."""
+        """What it has to do; looked up again only when it may have changed."""
+        if self.domains[0].env.now < self._same_until:
+            return self._load
         loads = [_load(d, self.state == "draining") for d in self.domains]
-        if len(loads) == 1:
-            return loads[0]
-        columns = [sum(column) for column in zip(*loads, strict=True)]
-        return Load(*columns[:6], columns[6] > 0, columns[7] > 0)
+        self._load = loads[0] if len(loads) == 1 else _sum(loads)
+        self._same_until = min([d.same_until() for d in self.domains])
+        return self._load
+
+    def touch(self) -> None:
+        """Something has changed from outside: `load` is to be looked up again."""
+        self._same_until = -1
 
     @property
     def pending_tokens(self) -> int:
@@ -86,6 +106,7 @@ class Replica:
         """
         domain = self.expect(request)
         request.engine = domain
+        self._same_until = -1
         domain.arrive(request)
 
     def expect(self, request: Request) -> Domain:
@@ -121,6 +142,11 @@ class Replica:
 
 def _engine_load(domain: Domain) -> int:
     return 4 * (len(domain.rank.waiting) + len(domain.inbox)) + domain.rank.running
+
+
+def _sum(loads: Sequence[Load]) -> Load:
+    free, total, running, waiting, head, queued, thrashing, draining = (sum(c) for c in zip(*loads, strict=True))
+    return Load(free, total, running, waiting, head, queued, thrashing > 0, draining > 0)
 
 
 def _load(domain: Domain, draining: bool) -> Load:
