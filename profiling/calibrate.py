@@ -78,8 +78,10 @@ def with_constants(deployment: Deployment, constants: Mapping[str, float]) -> De
     """The deployment with other host constants (keys of `STEPS`) in its cost model, which has measured tables."""
     cost = deployment.cost
     assert isinstance(cost, MeasuredCost)
-    waits = {name: constants[name] for name in ("gap_seconds_per_kernel", "gap_seconds_per_sequence")}
-    launch = dataclasses.replace(cost.launch, **waits)
+    launch = dataclasses.replace(
+        cost.launch, gap_seconds_per_kernel=constants["gap_seconds_per_kernel"],
+        gap_seconds_per_sequence=constants["gap_seconds_per_sequence"],
+    )  # fmt: skip
     host = dataclasses.replace(cost.host_overhead, seconds=constants["host_seconds"])
     return dataclasses.replace(deployment, cost=cost.with_launch(launch, host))
 

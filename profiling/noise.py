@@ -46,7 +46,8 @@ class NoisyCost:
     def __init__(self, cost: CostModel, noise: float, seed: int) -> None:
         self._cost = cost
         self.stages: Sequence[StageCost] = [NoisyStage(stage, noise, seed) for stage in cost.stages]
-        self.extremes, self.label, self.hop, self.host = cost.extremes, cost.label, cost.hop, cost.host
+        self.extremes, self.label, self.meters = cost.extremes, cost.label, cost.meters
+        self.hop, self.host = cost.hop, cost.host
 
     def describe(self) -> dict[str, object]:
         """As the cost model."""
