@@ -40,8 +40,8 @@ def calibrate(recorded: RecordedRun, evaluations: int = 60) -> dict[str, Any]:
 
     deployments = deploy(recorded.plan)
     if not all(isinstance(d.cost, MeasuredCost) for d in deployments):
-        expected = "cost_table in the plan: the constants come on top of measured kernel times"
-        raise InputError("cost_table", "missing, so step times are the roofline's", expected)
+        expected = "cost in the plan: the constants come on top of measured kernel times"
+        raise InputError("cost", "missing, so step times are the roofline's", expected)
     if len(recorded.table) < _ENOUGH:
         raise InputError(recorded.name, f"{len(recorded.table)} requests", f"at least {_ENOUGH}")
     even = np.arange(len(recorded.table)) % 2 == 0

@@ -89,7 +89,7 @@ def test_pytest_does_not_put_our_folders_on_the_path() -> None:
 
 def test_core_dependencies_do_not_pull_in_the_accelerator() -> None:
     core = {text.split(">")[0] for text in PROJECT["project"]["dependencies"]}
-    assert core == {"simpy", "numpy", "pyyaml", "matplotlib", "pandas", "scipy", "pulp"}
+    assert core == {"simpy", "numpy", "pyyaml", "matplotlib", "pandas", "scipy", "pulp", "highspy"}
     reasons = (ROOT / "docs" / "dependencies.md").read_text()
     extras = [text for extra in PROJECT["project"]["optional-dependencies"].values() for text in extra]
     for name in core | {text.split(">")[0] for text in extras}:

@@ -1,4 +1,4 @@
-"""`make studies`: DistServe (OSDI'24) figure 1: what a GPU serves colocated, one phase only, and as 2 prefill + 1 decode.
+"""`make studies`: DistServe (OSDI'24) figure 1: what a GPU serves colocated, one phase only, or as 2P1D.
 
 OPT-13B on A100-80GB, 512 prompt and 64 answer tokens, Poisson arrivals; TTFT P90 <= 0.4 s and TPOT P90 <= 0.04 s. Step
 times are the authors' coefficients, for vLLM's kernels or DistServe's. The baseline is vLLM v0, as theirs.

@@ -14,7 +14,7 @@ from typing import Any
 
 from ...configs.strict import read_mapping
 from ...errors import InputError, unknown_name
-from ..base import FOREVER, Chunk, Piece, ticks
+from ..base import FOREVER, Chunk, Piece, StageCost, ticks
 
 _STAGE_SECONDS = 1e-3  # that a pipeline stage adds to a prefill
 
@@ -58,6 +58,7 @@ class DistServeCost:
 
     extremes = False
     label = "measured"
+    meters: Mapping[str, Sequence[StageCost]] = {}
 
     def __init__(self, path: Path, model: str, tensor_parallel_size: int = 1, pipeline_parallel_size: int = 1) -> None:
         profiles = read_mapping(path)

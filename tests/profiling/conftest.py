@@ -22,7 +22,7 @@ def plan(layer_profile: Any) -> Callable[..., Plan]:
     def make(**pool: Any) -> Plan:
         run = layer_profile()
         settings = {
-            "name": "one", "hardware": "rtx-4090", "cost_table": str(run / "profile"), "max_num_seqs": 16,
+            "name": "one", "hardware": "rtx-4090", "cost": str(run / "profile"), "max_num_seqs": 16,
             "max_num_batched_tokens": 256, "num_gpu_blocks_override": 2000, **pool,
         }  # fmt: skip
         return plan_from({"model": str(run / "model.json"), "engine": "vllm-0.19", "pools": [settings]}, "tiny")

@@ -94,8 +94,8 @@ def test_calibration_finds_the_constants_of_a_run(recorded):
 
 
 def test_calibration_wants_measured_step_times(recorded):
-    pool = dataclasses.replace(recorded.plan.pools[0], cost_table=None)
-    with pytest.raises(InputError, match="cost_table"):
+    pool = dataclasses.replace(recorded.plan.pools[0], cost=None)
+    with pytest.raises(InputError, match="cost"):
         calibrate(dataclasses.replace(recorded, plan=dataclasses.replace(recorded.plan, pools=(pool,))))
 
 
