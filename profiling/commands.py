@@ -39,7 +39,7 @@ def add_arguments(subparsers: argparse._SubParsersAction[Any]) -> None:
         "same policies, and compare: at a steady load, and overloaded with preemptions.",
     )
     _common(loop)
-    loop.add_argument("--requests", metavar="N", type=int, default=60, help="of each of the two traces (default 60)")
+    loop.add_argument("--requests", metavar="N", type=int, default=100, help="of each of the two traces (default 100)")
     loop.add_argument("--seed", metavar="N", type=int, default=0, help="of every random stream (default 0)")
     loop.set_defaults(handler=closed_loop_command)
 
