@@ -60,7 +60,8 @@ class CostModel(Protocol):
 
     @property
     def meters(self) -> Mapping[str, Sequence[StageCost]]:
-        """Further stages whose pieces are summed up along with the time: parts of it by origin, 2**-36 J of a rank."""
+        """Further stages whose pieces are summed up along with the time: parts of it by origin ("measured", ...), and
+        2**-36 joules of a rank ("energy")."""
         ...
 
     def hop(self, tokens: int) -> int:

@@ -51,10 +51,10 @@ def add_arguments(subparsers: argparse._SubParsersAction[Any]) -> None:
     _reading(check)
     check.add_argument("--hardware", metavar="H", help="card for the sanity bound (otherwise the tables' own)")
     check.add_argument("--model", metavar="M", help="say which operators of this model the tables lack")
-    check.add_argument("--tensor-parallel-size", metavar="N", type=int, default=1, help="of the model; default 1")
-    check.add_argument("--enable-expert-parallel", action="store_true", help="spread whole experts over the ranks")
-    check.add_argument("--quantization", metavar="Q", help="weight format of the model")
-    check.add_argument("--kv-cache-dtype", metavar="D", default="auto", help="as in a plan; default auto")
+    check.add_argument("--tensor-parallel-size", metavar="N", type=int, default=1, help="with --model (default 1)")
+    check.add_argument("--enable-expert-parallel", action="store_true", help="with --model: whole experts on a rank")
+    check.add_argument("--quantization", metavar="Q", help="with --model: its weight format")
+    check.add_argument("--kv-cache-dtype", metavar="D", default="auto", help="with --model (default its own)")
     check.set_defaults(handler=check_command)
 
 

@@ -77,12 +77,15 @@ class MeasuredCost(ComposedCost):
     def describe(self) -> dict[str, object]:
         return {**super().describe(), "fallback_share": self.fallback_share()}
 
+    def fallen_back(self) -> list[str]:
+        """Names of the operators that the tables do not cover."""
+        return sorted(name for name, origin in self.times.origins(self.operators).items() if origin == FALLBACK)
+
     def fallback_share(
         self, batches: Sequence[tuple[int, int, int]] = ((0, 1, 1024), (0, 64, 1024), (2048, 0, 0))
     ) -> dict[str, dict[str, float]]:
         """What share of the time each operator outside the tables has, in batches (prompt tokens, decodes, context)."""
-        names = sorted(name for name, origin in self.times.origins(self.operators).items() if origin == FALLBACK)
-        stages = {name: self.compiled(Only(self.times, FALLBACK, name)) for name in names}
+        stages = {name: self.compiled(Only(self.times, FALLBACK, name)) for name in self.fallen_back()}
         everything = self.compiled(self.times)
         shares: dict[str, dict[str, float]] = {}
         for tokens, decodes, context in batches:

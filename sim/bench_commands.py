@@ -36,7 +36,7 @@ def add_arguments(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--fit", metavar="PRESET", help="fit a preset's host constants on the other half")
     parser.add_argument("--out", metavar="DIR", type=Path, help="write rows.csv and table.json here")
     parser.add_argument("--max-ttft-error", metavar="X", type=float, help="of all rows held back, e.g. 0.25")
-    parser.add_argument("--max-tpot-error", metavar="X", type=float, help="the same of TPOT")
+    parser.add_argument("--max-tpot-error", metavar="X", type=float, help="of all rows held back, e.g. 0.08")
     parser.add_argument("--min-coverage", metavar="X", type=float, help="share of the rows that must count")
     parser.add_argument("--json", action="store_true", help="machine-readable output")
     parser.set_defaults(handler=validate_table_command)

@@ -7,18 +7,18 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from ..configs.plan import Plan, plan_from
-from ..costmodels.base import Chunk, Piece, StageCost, ticks
-from ..costmodels.choice import cost_model
+from ..costmodels.base import Chunk, CostModel, Piece, StageCost, ticks
+from ..costmodels.tablecost import MeasuredCost
 from ..costmodels.transfer import kv_transfer_bytes, transfer_seconds
 from ..errors import InputError
 from ..traces.table import Floats, RequestTable
 from .bench_rows import FRONT_END, BenchRow, Workers, left_out, plan_of, requests_of
-from .deploy import Deployment, deploy, host_overhead, launch_of
+from .deploy import Deployment, deploy, priced
 from .metrics import Finished
 from .report import time_shares
 from .run import Run, run
@@ -66,13 +66,21 @@ def predict(row: BenchRow, hardware: str, cost: str, constants: Constants) -> Pr
         else:
             whole = _replay(row, row.workers, hardware, cost, constants)
             ttft, tpot, runs = *_means(whole), [whole]
-    except InputError as error:
-        return Prediction(row.id, reason=str(error))
+    except InputError as error:  # without the arithmetic of a memory that is too small
+        return Prediction(row.id, reason=error.found.partition(":")[0])
     ttft += FRONT_END * row.isl
     shares = time_shares([engine for each in runs for engine in each.engines]) or {"fallback": 1.0}
-    estimated = shares.get("fallback", 0.0)
-    reason = f"{estimated:.0%} of its time falls back to the roofline" if estimated > 1 - COVERED else None
+    reason = None
+    if shares.get("fallback", 0.0) > 1 - COVERED:
+        missing = {name for each in runs for d in each.deployments for name in _lacking(d.cost)}
+        reason = f"over {1 - COVERED:.0%} of its time falls back to the roofline: {', '.join(sorted(missing))}"
     return Prediction(row.id, ttft, tpot, shares, reason)
+
+
+def _lacking(cost: CostModel) -> list[str]:
+    """Names of the operators without measured times."""
+    priced_by = cost.priced_by if isinstance(cost, _FreePrompts) else cost
+    return priced_by.fallen_back() if isinstance(priced_by, MeasuredCost) else ["all operators"]
 
 
 def _replay(row: BenchRow, workers: Workers, hardware: str, cost: str, constants: Constants) -> Run:
@@ -83,17 +91,12 @@ def _replay(row: BenchRow, workers: Workers, hardware: str, cost: str, constants
 
 def _deployed(plan: Plan, constants: Constants) -> list[Deployment]:
     """The plan's pools, with an engine's constants replaced where some are given."""
-    deployments = []
-    for d in deploy(plan):
-        changes: Mapping[str, Any] = constants.get(d.preset.name, {})
-        preset = dataclasses.replace(d.preset, **changes)
-        priced = cost_model(
-            plan.cost, d.model, d.hardware, d.pool.parallel,
-            kv_cache_dtype=d.pool.kv_cache_dtype,
-            host=host_overhead(preset, preset.async_scheduling),
-            launch=launch_of(preset, d.limits),
-        )  # fmt: skip
-        deployments.append(dataclasses.replace(d, preset=preset, cost=priced))
+    deployments = deploy(plan)
+    for i, d in enumerate(deployments):
+        if d.preset.name in constants:
+            preset = dataclasses.replace(d.preset, **cast(dict[str, Any], constants[d.preset.name]))
+            cost = priced(plan, d.pool, preset, d.model, d.hardware, d.limits)
+            deployments[i] = dataclasses.replace(d, preset=preset, cost=cost)
     return deployments
 
 
@@ -141,13 +144,13 @@ def _pool(table: RequestTable, think: Floats, users: int, plan: Plan, deployment
 class _FreePrompts:
     """A cost model whose prompts are already in the cache: only decodes take time."""
 
-    def __init__(self, cost: Any) -> None:
-        self._cost = cost
-        self.stages = [_NoPrompts(stage) for stage in cost.stages]
-        self.meters = {name: [_NoPrompts(stage) for stage in stages] for name, stages in cost.meters.items()}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._cost, name)
+    def __init__(self, cost: CostModel) -> None:
+        self.priced_by, self.extremes, self.label = cost, cost.extremes, cost.label
+        self.hop, self.host, self.describe = cost.hop, cost.host, cost.describe
+        self.stages: Sequence[StageCost] = [_NoPrompts(stage) for stage in cost.stages]
+        self.meters: Mapping[str, Sequence[StageCost]] = {
+            name: [_NoPrompts(stage) for stage in stages] for name, stages in cost.meters.items()
+        }
 
 
 class _NoPrompts:

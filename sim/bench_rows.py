@@ -218,8 +218,8 @@ def plan_of(row: BenchRow, workers: Workers, hardware: str, cost: str) -> dict[s
         "enable_chunked_prefill": row.engine == "vllm",
         **protocol_of(row).flags(row),
     }
-    if row.weights != "bf16":
-        pool["quantization"] = {"fp8_block": "fp8", "fp4": "mxfp4"}.get(row.weights, row.weights)
+    if row.weights.startswith("fp8"):  # 4-bit checkpoints say so in the model's card
+        pool["quantization"] = "fp8"
     short = row.model.rsplit("/", 1)[-1].lower()
     return {"model": MODELS.get(short, short), "engine": engine_of(row), "cost": cost, "pools": [pool]}
 
@@ -229,7 +229,7 @@ def requests_of(row: BenchRow) -> tuple[RequestTable, Floats]:
     of all users reach it at once."""
     number = protocol_of(row).requests * row.users
     prompts, answers = (_lengths(row, name, number, size) for name, size in (("isl", row.isl), ("osl", row.osl)))
-    think: Floats = (prompts * FRONT_END).astype(np.float64)
+    think = (prompts * FRONT_END).astype(np.float64)
     think[: row.users] = 0.0
     return RequestTable(np.zeros(number), prompts, answers, source=Source(name=row.id)), think
 

@@ -142,29 +142,35 @@ def _deploy(plan: Plan, pool: Pool, where: str) -> Deployment:
     if pool.quantization:
         model = quantized(model, pool.quantization, f"{where}.quantization")
     hardware = _with_links(find_hardware(_card(plan, pool.hardware), f"{where}.hardware"), plan.links)
-    parallel = pool.parallel
     limits = _limits(pool, preset, model, hardware, where)
     try:
         capacity = kv_capacity(
-            model, hardware, parallel,
+            model, hardware, _parallel(pool),
             gpu_memory_utilization=pool.gpu_memory_utilization or preset.gpu_memory_utilization,
             max_num_batched_tokens=limits.max_num_batched_tokens,
             max_num_seqs=limits.max_num_seqs,
             block_size=limits.block_size,
             kv_cache_dtype=pool.kv_cache_dtype,
         )  # fmt: skip
-        cost = cost_model(
-            _tables(plan, pool.cost or plan.cost), model, hardware, parallel,
-            kv_cache_dtype=pool.kv_cache_dtype,
-            host=host_overhead(preset, _first(pool.async_scheduling, preset.async_scheduling)),
-            launch=launch_of(preset, limits),
-        )  # fmt: skip
+        cost = priced(plan, pool, preset, model, hardware, limits)
     except InputError as error:
         raise error.at(where) from None
     return _sized(plan, pool, where, preset, model, hardware, limits, capacity, cost)
 
 
-def launch_of(preset: EnginePreset, limits: Limits) -> Launch:
+def priced(
+    plan: Plan, pool: Pool, preset: EnginePreset, model: ModelCard, hardware: HardwareCard, limits: Limits
+) -> CostModel:
+    """The cost model of one engine of a pool."""
+    return cost_model(
+        _tables(plan, pool.cost or plan.cost), model, hardware, pool.parallel,
+        kv_cache_dtype=pool.kv_cache_dtype,
+        host=_host_overhead(preset, _first(pool.async_scheduling, preset.async_scheduling)),
+        launch=_launch(preset, limits),
+    )  # fmt: skip
+
+
+def _launch(preset: EnginePreset, limits: Limits) -> Launch:
     """How the engine feeds the accelerator."""
     return Launch(
         # vLLM captures graphs for up to twice as many tokens as there are slots (`vllm/config/vllm.py`).
@@ -176,7 +182,7 @@ def launch_of(preset: EnginePreset, limits: Limits) -> Launch:
     )
 
 
-def host_overhead(preset: EnginePreset, asynchronous: bool) -> HostOverhead:
+def _host_overhead(preset: EnginePreset, asynchronous: bool) -> HostOverhead:
     """The host's time on an iteration; without asynchronous scheduling the accelerator waits for all of it."""
     shown, each = preset.host_seconds, preset.host_seconds_per_sequence
     hidden, hidden_each = preset.hidden_host_seconds, preset.hidden_host_seconds_per_sequence
@@ -189,11 +195,6 @@ def _card(plan: Plan, name: str) -> str:
     """A card's path in a plan starts at the plan's folder; a name stays a name."""
     beside = Path(plan.folder) / name
     return str(beside) if Path(name).suffix and beside.exists() else name
-
-
-def _tables(plan: Plan, source: str) -> str:
-    """A table set's path starts at the plan's folder."""
-    return source if source == ROOFLINE else str(Path(plan.folder) / Path(source).expanduser())
 
 
 def _with_links(hardware: HardwareCard, links: Links) -> HardwareCard:
