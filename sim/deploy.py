@@ -145,7 +145,7 @@ def _deploy(plan: Plan, pool: Pool, where: str) -> Deployment:
     limits = _limits(pool, preset, model, hardware, where)
     try:
         capacity = kv_capacity(
-            model, hardware, _parallel(pool),
+            model, hardware, pool.parallel,
             gpu_memory_utilization=pool.gpu_memory_utilization or preset.gpu_memory_utilization,
             max_num_batched_tokens=limits.max_num_batched_tokens,
             max_num_seqs=limits.max_num_seqs,
@@ -163,11 +163,16 @@ def priced(
 ) -> CostModel:
     """The cost model of one engine of a pool."""
     return cost_model(
-        _tables(plan, pool.cost or plan.cost), model, hardware, pool.parallel,
+        _source(plan, pool.cost or plan.cost), model, hardware, pool.parallel,
         kv_cache_dtype=pool.kv_cache_dtype,
         host=_host_overhead(preset, _first(pool.async_scheduling, preset.async_scheduling)),
         launch=_launch(preset, limits),
     )  # fmt: skip
+
+
+def _source(plan: Plan, cost: str) -> str:
+    """A table set's path starts at the plan's folder."""
+    return cost if cost == ROOFLINE else str(Path(plan.folder) / Path(cost).expanduser())
 
 
 def _launch(preset: EnginePreset, limits: Limits) -> Launch:
