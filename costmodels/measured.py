@@ -40,6 +40,7 @@ class TableTimes:
         self._rows: dict[RowOperator | Collective, MeasuredRows | None] = {}
         self._decode: dict[AttentionCall, Grid | None] = {}
         self._prefill: dict[AttentionCall, Prefill | None] = {}
+        self._mixed: dict[AttentionCall, Grid | None] = {}
         buckets = tables.find("uneven_decodes", tp=parallel.tensor_parallel_size)
         self.uneven = Uneven(buckets, tables.provenance.uneven_default) if buckets else None
 
@@ -90,7 +91,9 @@ class TableTimes:
     def mixed(self, operator: AttentionCall) -> Grid | None:
         """Seconds of a call over (tokens of prompts, their context, decodes, context of each), where calls that have
         prompts and decodes were measured."""
-        return self._lookup.mixed(operator)
+        if operator not in self._mixed:
+            self._mixed[operator] = self._lookup.mixed(operator)
+        return self._mixed[operator]
 
     def origins(self, stages: Sequence[StageOperators]) -> dict[str, str]:
         """Where the time of each operator comes from: "measured", "derived" or "fallback" (the last of these that holds
