@@ -4,6 +4,7 @@
 #   make test     build the wheel and run the tests against it
 #   make lint     ruff and mypy
 #   make bench    how fast the simulator is, in CPU seconds: a table, and out/bench.json
+#   make validate recorded runs of real engines against their simulation, into out/validate (needs SERVECAST_DATA)
 #   make parity   Vidur's four reference runs on its own operator tables, into OUT (needs SERVECAST_DATA)
 #   make bench-scale   how its cost grows with requests, replicas, batch and cached blocks
 #   make clean    remove what make made
@@ -21,7 +22,7 @@ ifneq ($(wildcard ../shared/data/.),)
 export SERVECAST_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: help demo test lint bench bench-scale parity clean
+.PHONY: help demo test lint bench bench-scale validate parity clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -45,6 +46,16 @@ bench: $(VENV)/core
 
 bench-scale: $(VENV)/core
 	$(BIN)/python bench/scale.py
+
+# What every recorded run must keep; docs/accuracy.md has the figures.
+LIMITS := e2e_from_arrival.mean=2% e2e_from_arrival.p50=3% e2e_from_arrival.p90=3% e2e_from_arrival.p99=3% \
+	tpot.mean=2% tpot.p50=3% tpot.p90=3% tpot.p99=3% ttft_from_arrival.mean=4% ttft_from_arrival.p50=6% \
+	e2e_from_arrival.mean_abs=3%
+
+validate: $(VENV)/core
+	@missed=0; for run in $(SERVECAST_DATA)/vllm-runs/*/; do \
+		$(BIN)/servecast validate $$run --out out/validate/$$(basename $$run) --noise 0.005 \
+			$(addprefix --max-error ,$(LIMITS)) || missed=1; echo; done; exit $$missed
 
 OUT ?= out/parity
 parity: $(VENV)/core

@@ -29,7 +29,7 @@ from servecast.cli import build_parser
         ("simulate --trace t --plan p --seed 1" + "0" * 5000, "; expected a whole number"),
         ("simulate --trace t --plan p --horizon inf", "servecast simulate: --horizon: 'inf'; expected a finite number"),
         ("simulate --trace t --plan p extra", "servecast simulate: 'extra' is one argument too many"),
-        ("simulte", "servecast: no command is called 'simulte'; expected one of check, "),
+        ("simulte", "servecast: no command is called 'simulte'; expected one of "),
         ("simulte", "did you mean 'simulate'?"),
         ("trace descibe t", "servecast trace: no command is called 'descibe'"),
         ("trace descibe t", "did you mean 'describe'?"),

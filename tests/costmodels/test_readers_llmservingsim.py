@@ -71,6 +71,24 @@ def test_an_iteration_is_the_sum_of_its_profiled_layers(layer_profile):
     )
 
 
+def test_experts_were_profiled_as_one_block_with_their_router(layer_profile):
+    """A token wakes two of eight experts; sixteen tokens are expected to wake nearly all of them."""
+    experts = {"model_type": "qwen3_moe", "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+
+    def block_us(tokens, active):
+        return 5.0 + 0.5 * active + 0.05 * tokens
+
+    rows = [f"{tokens},{active},{block_us(tokens, active)}" for active in (1, 2, 4, 8) for tokens in (1, 16, 512)]
+    folder = layer_profile({}, {"moe.csv": "\n".join(["tokens,activated_experts,time_us", *rows])}, experts)
+    stage = cost(folder).stages[0]
+    dense = ("gate_up_proj", "act_fn", "down_proj")
+    for decodes, woken in ((1, 2.0), (16, 8 * (1 - 0.75**16))):
+        mlp = sum(layer_profile.layer_us(name, decodes) for name in dense)
+        around = rows_us(layer_profile, decodes, decodes) - LAYERS * mlp
+        expected = around + LAYERS * (block_us(decodes, woken) + layer_profile.attention_us(0, 0, decodes, 256))
+        assert us(stage.piece((), decodes, 256 * decodes, 256, 256)[0]) == pytest.approx(expected, rel=WHOLE_TICKS)
+
+
 def test_pieces_keep_their_promise(layer_profile):
     stage = cost(layer_profile({**DECLARED}, {"skew_fit.csv.gz": FIT})).stages[0]
     check_piece(stage, (), [300, 310, 900, 1000], 200)  # over the edge of a bucket
