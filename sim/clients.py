@@ -67,7 +67,7 @@ class ClosedLoop:
         self._think = as_ticks(think_time).tolist()
         self._next = 0
         cluster.on_end.append(self._ended)
-        for _ in range(users):
+        for _ in range(min(users, len(self._think))):
             self._take(env.now)
 
     def _take(self, now: int) -> None:

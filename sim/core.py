@@ -288,7 +288,7 @@ class KVPolicy(Protocol):
 
 
 class QueuePolicy(Protocol):
-    """Orders the waiting queue."""
+    """Orders the waiting queue. One that reads `Request.estimate` says so with `needs_estimate = True`."""
 
     fifo: bool  # whether order of arrival is all there is to it (`key` is then not asked)
 

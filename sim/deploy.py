@@ -102,7 +102,9 @@ def deploy(plan: Plan) -> list[Deployment]:
     deployments = []
     for i, pool in enumerate(plan.pools):
         deployment = _deploy(plan, pool, f"pools[{i}]")
-        deployment.queue_policy()
+        if getattr(deployment.queue_policy(), "needs_estimate", False) and plan.predictor is None:
+            found = "an order by predicted length, and the plan has no predictor"
+            raise InputError(f"{deployment.where}.queue", found, "predictor: {name: oracle, sigma: 0.5}, for example")
         deployments.append(dataclasses.replace(deployment, prefix_caching=_caches_prefixes(deployment)))
     make_router(plan)
     check_roles(plan, deployments)

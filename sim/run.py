@@ -194,6 +194,8 @@ def _check_table(table: RequestTable) -> None:
         if int(column.min()) < 1:
             found = f"{int((column < 1).sum())} requests without {name}"
             raise InputError(table.source.name, found, "failed requests to be dropped (as `load` does by default)")
+        if int(column.max()) >= 1 << 31:  # the width of a result's columns
+            raise InputError(f"{table.source.name}: {name}", f"{column.max()}", f"at most {(1 << 31) - 1}")
 
 
 class _World:

@@ -12,6 +12,7 @@ class Sjf:
     """Order of `Request.estimate`, which the plan's predictor fills in; ties in order of arrival."""
 
     fifo = False
+    needs_estimate = True
 
     def key(self, request: Request) -> tuple[float, ...]:
         """Estimate, then arrival."""

@@ -189,7 +189,7 @@ def test_8_a_table_written_and_read_back_gives_the_same_run(tmp_path):
 @pytest.mark.parametrize("queue", ["fcfs", "priority"])
 def test_8_requests_csv_is_a_trace_that_gives_the_same_run(tmp_path, queue):
     """Arrivals on whole nanoseconds, as any trace in decimals has them, survive the export exactly."""
-    plan = plan_from({**CHAT, "defaults": {"queue": queue, "num_gpu_blocks_override": 1500, "max_model_len": 16384}})
+    plan = plan_from({**CHAT, "defaults": {"queue": queue, "num_gpu_blocks_override": 900, "max_model_len": 8192}})
     first = run(chat(300, 25.0), plan)
     path = tmp_path / "requests.csv.gz"
     exported = requests_file(first, path)
