@@ -1,49 +1,40 @@
-"""Fixtures of the validation tests: a plan on a profile of our own making, and a run of it as a recording."""
+"""What the profiling tests share: a very small model and grid. With torch installed they run and fail, never skip."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+import json
+from importlib.util import find_spec
 
-import numpy as np
 import pytest
+import yaml
 
-from servecast.configs.plan import Plan, plan_from
-from servecast.traces.streams import Stream
-from servecast.traces.table import RequestTable
+DENSE = {
+    "model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 48, "vocab_size": 64, "max_position_embeddings": 256,
+    "torch_dtype": "bfloat16",
+}  # fmt: skip
+EXPERTS = {**DENSE, "model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+GRID = {
+    "tokens": [1, 4, 16], "sequences": [1, 2, 4], "decode": {"batch": [1, 2, 4], "context": [1, 8, 64]},
+    "prefill": {"chunk": [1, 4, 16], "context": [0, 8], "batch": [2]}, "host": [1, 2], "attention_tokens": 400,
+}  # fmt: skip
+
+if find_spec("torch") is None:
+    collect_ignore_glob = ["test_*.py"]
+
+    def pytest_report_header() -> str:
+        return "tests/profiling: not run, as torch is not installed (pip install 'servecast[gpu]')"
 
 
 @pytest.fixture
-def plan(layer_profile: Any) -> Callable[..., Plan]:
-    """A plan whose step times are measured; keys of its pool may be given."""
+def files(tmp_path):
+    """A model's config.json and a grid, as files."""
 
-    def make(**pool: Any) -> Plan:
-        run = layer_profile()
-        settings = {
-            "name": "one", "hardware": "rtx-4090", "cost": str(run / "profile"), "max_num_seqs": 16,
-            "max_num_batched_tokens": 256, "num_gpu_blocks_override": 2000, **pool,
-        }  # fmt: skip
-        return plan_from({"model": str(run / "model.json"), "engine": "vllm-0.19", "pools": [settings]}, "tiny")
+    def make(config=DENSE, grid=GRID):
+        model, sizes = tmp_path / "small.json", tmp_path / "grid.yaml"
+        model.write_text(json.dumps(config))
+        sizes.write_text(yaml.safe_dump(grid))
+        return model, sizes
 
+    make.dense, make.experts, make.grid = DENSE, EXPERTS, GRID
     return make
-
-
-@pytest.fixture(scope="session")
-def workload() -> RequestTable:
-    """Sixty requests that queue up at a small engine."""
-    stream = Stream(7, "validation")
-    arrival = np.cumsum([0.004 * stream.below(5) for _ in range(60)])
-    prompts = np.array([20 + stream.below(300) for _ in range(60)])
-    outputs = np.array([2 + stream.below(60) for _ in range(60)])
-    return RequestTable(arrival, prompts, outputs)
-
-
-@pytest.fixture(scope="session")
-def data() -> Path:
-    """The folder of third-party data; tests that need it are skipped without."""
-    folder = os.environ.get("SERVECAST_DATA")
-    if not folder or not Path(folder).is_dir():
-        pytest.skip("SERVECAST_DATA does not name a folder")
-    return Path(folder)
