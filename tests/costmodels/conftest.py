@@ -27,16 +27,16 @@ WATTS = 500.0
 
 
 class Formulas:
-    """Seconds of single kernels: linear in each of their sizes, but for prompts, which are quadratic."""
+    """Seconds of single kernels, possible on an H100: linear in each of their sizes, prompts quadratic."""
 
     def gemm(self, m: float, n: float, k: float) -> float:
         return 2e-6 + n * k / 2e12 + m * n * k / 4e14
 
     def prompt(self, batch: float, chunk: float) -> float:
-        return 1e-5 + batch * (2e-8 * chunk + 1e-12 * chunk * chunk)
+        return 1e-5 + batch * (2e-8 * chunk + 1.5e-11 * chunk * chunk)
 
     def decode(self, batch: float, context: float) -> float:
-        return 8e-6 + batch * (1e-8 + 4e-12 * context)
+        return 8e-6 + batch * (1e-8 + 1.5e-9 * context)
 
     def moe(self, tokens: float) -> float:
         return 3e-5 + 4e-8 * tokens
