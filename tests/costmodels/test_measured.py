@@ -61,14 +61,14 @@ def test_between_points_as_the_kernels_are(tables: Tables, formulas: Any) -> Non
 
 
 def test_a_prompt_on_a_prefix_costs_what_the_whole_adds(tables: Tables, formulas: Any) -> None:
-    """Quadratic prompts are interpolated exactly in their time per token, but for the constant part, 10 us a call, which
-    counts little in long ones; and a part costs no less than by itself."""
+    """What a quadratic adds, cut into four chords between two measured lengths: the slope of a chord is off by 1/8 of the
+    change between them at most. And a part costs no less than by itself."""
     model = cost(tables())
     assert model.times.origins(model.operators)["prefill_attention"] == DERIVED
     call = model.operators[0].layers[0].attention
     for tokens, context in ((512, 3000), (2048, 9000), (1024, 1024)):
         wanted = max(formulas.prompt(1, tokens + context) - formulas.prompt(1, context), formulas.prompt(1, tokens))
-        assert model.times.prefill(call, tokens).at(context) == pytest.approx(wanted, rel=0.02, abs=5e-6)
+        assert model.times.prefill(call, tokens).at(context) == pytest.approx(wanted, rel=0.125)
     short = model.times.prefill(call, 1)
     assert short.at(20_000) >= formulas.decode(1, 20_000) * 0.999  # reading the prefix cannot be cheaper than a decode
 
