@@ -61,8 +61,8 @@ def test_between_points_as_the_kernels_are(tables: Tables, formulas: Any) -> Non
 
 
 def test_a_prompt_on_a_prefix_costs_what_the_whole_adds(tables: Tables, formulas: Any) -> None:
-    """What a quadratic adds, cut into four chords between two measured lengths: the slope of a chord is off by 1/8 of the
-    change between them at most. And a part costs no less than by itself."""
+    """What a quadratic adds, cut into four chords between two measured lengths: the slope of a chord is off by 1/8 of
+    the change between them at most. And a part costs no less than by itself."""
     model = cost(tables())
     assert model.times.origins(model.operators)["prefill_attention"] == DERIVED
     call = model.operators[0].layers[0].attention
