@@ -32,8 +32,8 @@ class Freeness:
         self._known: dict[int, tuple[Load, float]] = {}  # by replica: a view of some age is the same for many requests
         check(self.target_tokens >= 0, "target_tokens", self.target_tokens, "0 or more tokens")
 
-    def freeness(self, view: ReplicaView) -> float:
-        """Of one replica; -inf where it is being emptied."""
+    def freeness(self, view: ReplicaView, urgent: bool = False) -> float:
+        """Of one replica; -inf where it is being emptied. urgent : for a high-priority request, whose headroom it is."""
         load = view.load
         known = self._known.get(view.id)
         if known and known[0] is load and self.high_priority is None:
@@ -44,7 +44,7 @@ class Freeness:
                 batch, demand = load.running + load.waiting, load.queued_blocks
             else:
                 batch, demand = load.running + (load.waiting > 0), load.head_blocks
-            value = (load.free_blocks - demand - self._headroom(view)) / (batch or 1)
+            value = (load.free_blocks - demand - (0 if urgent else self._headroom(view))) / (batch or 1)
         self._known[view.id] = load, value
         return value
 

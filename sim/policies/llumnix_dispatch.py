@@ -21,5 +21,6 @@ class LlumnixDispatch(Freeness):
 
     def route(self, request: Request, views: Sequence[ReplicaView]) -> int:
         """The freest."""
-        free = [self.freeness(view) for view in views]
+        urgent = self.high_priority is not None and request.priority <= self.high_priority
+        free = [self.freeness(view, urgent) for view in views]
         return free.index(max(free))
