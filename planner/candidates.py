@@ -1,4 +1,4 @@
-"""Instance types: every combination of GPU, parallelism and engine settings that can start; why others cannot."""
+"""Instance types: combinations of GPU, parallelism and engine settings that can start, and why others cannot."""
 
 from __future__ import annotations
 

@@ -8,9 +8,9 @@ with busy windows, and cuts from replays.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import inf
 from typing import Any, Literal
 
@@ -123,31 +123,35 @@ def solve_fleet(
 def balance(problem: Problem, counts: Counts, solver: str) -> tuple[dict[tuple[str, ...], float], ...]:
     """How to route the whole trace over a given fleet so that the busiest offer is as little busy as can be.
 
-    By bucket, the share of each offer or (prefill, decode) pair; rates count as far as the offers' shares allow.
+    By bucket, the share of each offer or (prefill, decode) pair. Where it makes no difference, every offer gets its
+    share of every bucket.
     """
     offers = [offer for offer in problem.offers if counts.get(offer.name)]
-    program = Program("balance")
-    peak = program.number("peak")
-    program.aim([peak])
     routes, scenario = _routes(offers), problem.scenarios[0]
-    amounts: list[dict[int, Any]] = []
+    program = Program("balance")
+    peak, busy = program.number("peak"), [[] for _ in offers]  # type: tuple[Any, list[list[Any]]]
+    usual = {r: program.number(f"usual_{r}", 0, 1) for r in range(len(routes))}
+    shares: list[dict[int, Any]] = []
+    uneven = []
     for b, arrivals in enumerate(scenario.arrivals):
         able = [r for r, route in enumerate(routes) if all(offers[i].rates[b] > 0 for i in route)]
-        amounts.append({r: program.number(f"x_{b}_{r}") for r in able})
-        program.require(total(amounts[b].values()) == (arrivals if able else 0), f"load_{b}")
+        shares.append({r: program.number(f"x_{b}_{r}", 0, 1) for r in able})
+        program.require(total(shares[b].values()) == bool(able), f"served_{b}")
+        for r, x in shares[b].items():
+            off = program.number(f"off_{b}_{r}")
+            program.require(off >= x - usual[r], f"more_{b}_{r}")
+            program.require(off >= usual[r] - x, f"less_{b}_{r}")
+            uneven.append(off)
+            for i in routes[r]:
+                busy[i].append(arrivals / offers[i].rates[b] * x)
     for i, offer in enumerate(offers):
-        busy = total(
-            1 / offer.rates[b] * x for b, mine in enumerate(amounts) for r, x in mine.items() if i in routes[r]
-        )
-        program.require(busy <= scenario.seconds * counts[offer.name] * peak, f"busy_{i}")
+        program.require(total(busy[i]) <= scenario.seconds * counts[offer.name] * peak, f"busy_{i}")
+    program.aim([peak, 1e-3 * total(uneven)])
     values = program.solve(solver).values
     return tuple(
-        {
-            tuple(offers[i].name for i in routes[r]): values[x.name] / arrivals
-            for r, x in mine.items() if arrivals and values[x.name] > 1e-9 * arrivals
-        }
-        for mine, arrivals in zip(amounts, scenario.arrivals, strict=True)
-    )  # fmt: skip
+        {tuple(offers[i].name for i in routes[r]): values[x.name] for r, x in mine.items() if values[x.name] > 1e-9}
+        for mine in shares
+    )
 
 
 class _Model:
@@ -318,7 +322,7 @@ def _routes(offers: Sequence[Offer]) -> list[tuple[int, ...]]:
 
 
 def _chain(sizes: Sequence[int]) -> bool:
-    return all(large % small == 0 for small, large in itertools.pairwise(sizes))
+    return all(large % small == 0 for small, large in pairwise(sizes))
 
 
 def _patterns(sizes: Sequence[int], node: int) -> list[list[int]]:

@@ -1,18 +1,18 @@
-"""From candidates to offers: what is measured of an instance type, and when: cheap points first, dear ones later."""
+"""From candidates to offers: what is measured of an instance type and when, cheap points first, dear ones on demand."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil, inf, sqrt
 from statistics import median
 
 from .candidates import Candidate, Rejected, fleet_plan
+from .points import Capacity, Interval
 from .fleet import Counts, Goal, Offer, Problem, Scenario
 from .judge import Verdict
-from .points import Capacity, Interval
+from .workload import Workload
 
 _BURSTS = 0.8  # of its smooth rate that a replica is thought to carry under bursts, before any is measured
-_LOOSE = 1.25  # ratio of an interval that is worth a closer look
 
 
 @dataclass
@@ -47,39 +47,40 @@ class Market:
     """Measures the candidates of a search, no more than the programs ask for."""
 
     def __init__(self, capacity: Capacity, candidates: list[Candidate], goal: Goal = "cost") -> None:
-        self.capacity, self.goal = capacity, goal
-        self.workload, self.inventory = capacity.workload, capacity.inventory
-        self.rejected: list[Rejected] = []
-        self.known: dict[str, Known] = {}
-        for candidate in candidates:
-            self._survey(candidate)
-
-    def _survey(self, candidate: Candidate) -> None:
-        """Isolated latency and saturated rate: the first look at a candidate."""
-        reasons = self.capacity.alone(candidate)
-        if all(reason is not None for reason in reasons):
-            self.rejected.append(Rejected(candidate.name, f"misses the SLO without any other request: {reasons[0]}"))
-            return
-        whole = self.capacity.saturated(candidate)
-        several = len(reasons) > 1
-        rates = [
-            0.0 if reason else self.capacity.saturated(candidate, b) if several else whole
-            for b, reason in enumerate(reasons)
+        """`capacity` comes with buckets; they are dropped where every candidate serves all of them or none."""
+        self.goal = goal
+        reasons = {candidate.name: capacity.alone(candidate) for candidate in candidates}
+        if not any(None in mine and any(mine) for mine in reasons.values()):
+            capacity = replace(capacity, workload=Workload.of(capacity.workload.table, buckets=False))
+            reasons = {name: [None if None in mine else mine[0]] for name, mine in reasons.items()}
+        self.capacity, self.workload, self.inventory = capacity, capacity.workload, capacity.inventory
+        self.rejected = [
+            Rejected(name, f"misses the SLO without any other request: {mine[0]}")
+            for name, mine in reasons.items()
+            if None not in mine
         ]
-        self.known[candidate.name] = Known(candidate, rates, whole / self.workload.rate)
+        self.known = {c.name: self._survey(c, reasons[c.name]) for c in candidates if None in reasons[c.name]}
+
+    def _survey(self, candidate: Candidate, reasons: list[str | None]) -> Known:
+        """The first look: rates with a full queue."""
+        whole = self.capacity.saturated(candidate)
+        if len(reasons) == 1:
+            return Known(candidate, [whole], whole / self.workload.rate)
+        rates = [0.0 if reason else self.capacity.saturated(candidate, b) for b, reason in enumerate(reasons)]
+        return Known(candidate, rates, whole / self.workload.rate)
 
     def smoothen(self, name: str) -> bool:
-        """Measure what it carries within the SLO without bursts; False where that is known already."""
+        """Measure what it carries within the SLO without bursts; False where that is known already.
+
+        The SLO takes the same part off the rates of all buckets.
+        """
         known = self.known[name]
         if known.smooth is not None:
             return False
         known.smooth, known.seconds = self.capacity.smooth(known.candidate)
-        known.share = min(known.share, known.smooth.high / self.workload.rate)
-        if len(known.rates) > 1:
-            for bucket, rate in enumerate(known.rates):
-                known.rates[bucket] = min(rate, self.capacity.smooth(known.candidate, bucket)[0].high) if rate else 0.0
-        else:
-            known.rates[0] = min(known.rates[0], known.smooth.high)
+        kept = min(1.0, known.smooth.high / self.workload.rate / known.share)
+        known.rates = [rate * kept for rate in known.rates]
+        known.share *= kept
         return True
 
     def anchor(self, name: str) -> bool:
@@ -89,27 +90,20 @@ class Market:
         if known.alone or not most:
             return False
         low, high = min(known.least, most) - 1, min(known.least, most)
-        while not self._replay(known, high).met and high < most:
+        while not self.replay(known, high).met and high < most:
             low, high = high, min(max(high + 1, ceil(1.3 * high)), most)
         while known.alone[high].met and high - low > 1:
             middle = (low + high) // 2
-            low, high = (low, middle) if self._replay(known, middle).met else (middle, high)
+            low, high = (low, middle) if self.replay(known, middle).met else (middle, high)
         failed = max((n for n, verdict in known.alone.items() if not verdict.met), default=0)
         if failed:
             known.share = min(known.share, 1 / failed)
-        self._pool(known, failed)
+        if failed and known.smooth and not self._bursts():
+            known.pooled = self.capacity.pooled(known.candidate, failed, failed / (known.needed or 4 * failed))
         return True
 
-    def _pool(self, known: Known, failed: int) -> None:
-        """What a replica carries in a pool: between 1 / needed and 1 / (needed - 1), or from thinned traces."""
-        bounds = Interval(1 / known.needed, known.share) if known.needed else None
-        if failed and (bounds is None or bounds.high > bounds.low * _LOOSE):
-            share = self.capacity.pooled(known.candidate, failed)
-            bounds = Interval(max(share.low / failed, bounds.low if bounds else 0.0), known.share)
-            bounds = Interval(bounds.low, max(bounds.low, min(known.share, share.high / failed)))
-        known.pooled = bounds
-
-    def _replay(self, known: Known, replicas: int) -> Verdict:
+    def replay(self, known: Known, replicas: int) -> Verdict:
+        """A fleet of this type only on the whole trace."""
         plan = fleet_plan(self.inventory, {known.candidate.pool: replicas})
         capacity = self.capacity
         known.alone[replicas] = capacity.judge.replay(plan, self.workload.table, capacity.targets)
@@ -117,23 +111,22 @@ class Market:
 
     def estimate(self, known: Known) -> float:
         """The share of the trace that a replica is thought to carry in a fleet."""
-        if known.pooled:
-            return sqrt(known.pooled.low * known.pooled.high)
         if known.smooth is None:
             return known.share
-        return known.smooth.low / self.workload.rate * self._bursts()
+        thought = known.smooth.low / self.workload.rate * (self._bursts() or _BURSTS)
+        return min(max(thought, 1 / known.needed if known.needed else 0.0), known.share)
 
     def _bursts(self) -> float:
-        """What bursts leave of a smooth rate, from the types where both are known."""
+        """What the trace's bursts leave of a smooth rate, from the types where it was measured; 0 where none was."""
         seen = [
             sqrt(known.pooled.low * known.pooled.high) * self.workload.rate / known.smooth.low
             for known in self.known.values()
             if known.pooled and known.smooth and known.smooth.low
         ]
-        return median(seen) if seen else _BURSTS
+        return median(seen) if seen else 0.0
 
-    def problem(self, cuts: list[Counts], demand: float = 1.0) -> Problem:
-        """The program with what is known now; `demand` scales what the fleet must carry."""
+    def problem(self, cuts: list[Counts], demand: float | None = None) -> Problem:
+        """The program with what is known now: upper bounds, or estimates that sum to `demand` times the load."""
         inventory, targets = self.inventory, self.capacity.targets
         ttft, tpot, e2el = (targets.limit(metric) for metric in ("ttft", "tpot", "e2el"))
         late = min(e2el, ttft + tpot * float(self.workload.table.output_tokens.max()))
@@ -151,9 +144,9 @@ class Market:
             robust=(inventory.uncertainty, inventory.uncertain_kinds),
         )  # fmt: skip
 
-    def _offer(self, known: Known, demand: float) -> Offer:
+    def _offer(self, known: Known, demand: float | None) -> Offer:
         c = known.candidate
-        share = known.share if demand == 1 else self.estimate(known) / demand
+        share = known.share if demand is None else self.estimate(known) / demand
         return Offer(
             c.name, c.gpu, c.gpus, c.usd_per_hour, c.most, tuple(known.rates), share, self.estimate(known),
             group=c.pool.tensor_parallel_size, role=c.pool.role, kv_tokens=float(c.kv_tokens),

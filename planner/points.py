@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf, sqrt
+from math import sqrt
 
 from ..configs.plan import Plan
 from ..configs.slo import SLO
 from .candidates import Candidate, fleet_plan
 from .inventory import Inventory
-from .judge import Judge, Verdict
+from .judge import Judge
 from .targets import Targets
 from .workload import Workload, evenly, thinned
 
@@ -44,22 +44,21 @@ class Capacity:
     judge: Judge
 
     def alone(self, candidate: Candidate) -> list[str | None]:
-        """By bucket: why its requests would break the SLO even with a replica for each of them, or None."""
+        """By bucket: why its requests would break the SLO even with a replica for each of them, or None.
+
+        They do where they miss so often that all other requests together cannot make up for it.
+        """
         reasons: list[str | None] = []
         for bucket, share in enumerate(self.workload.shares):
-            table = evenly(self.workload.sample(self.judge.seed, bucket, _ALONE), 1e-4)
+            table = evenly(self.workload.sample(self.judge.seed, [bucket], _ALONE), 1e-4)
             verdict = self.judge.sample(self._plan(candidate, 1), table, self.targets.local(len(table)))
-            reasons.append(verdict.missed if self._breaks(verdict, share) else None)
+            hopeless = not verdict.met and (verdict.beyond * share > 1 or verdict.beyond <= 1)
+            reasons.append(verdict.missed if hopeless else None)
         return reasons
-
-    @staticmethod
-    def _breaks(verdict: Verdict, share: float) -> bool:
-        """Whether requests that are a `share` of all miss so often that the others cannot make up for it."""
-        return not verdict.met and (verdict.beyond * share > 1 or verdict.beyond <= 1)
 
     def saturated(self, candidate: Candidate, bucket: int | None = None) -> float:
         """Requests/s of one replica with a full queue; from two amounts of work, so that ends do not count."""
-        table = self.workload.sample(self.judge.seed, bucket)
+        table = self.workload.sample(self.judge.seed, None if bucket is None else [bucket])
         plan, anything = self._plan(candidate, 1), Targets(SLO({}, {}, ()), len(table))
         few, many = len(table) // 3, len(table)
         times = []
@@ -68,44 +67,50 @@ class Capacity:
             times.append(requests / verdict.throughput)
         return (many - few) / max(times[1] - times[0], 1e-9)
 
-    def smooth(self, candidate: Candidate, bucket: int | None = None) -> tuple[Interval, float]:
-        """Requests/s of one replica within the SLO without bursts, and seconds that a request then stays."""
-        table = self.workload.sample(self.judge.seed, bucket)
-        plan, targets = self._plan(candidate, 1), self.targets.local(len(table))
-        share = 1.0 if bucket is None else self.workload.shares[bucket]
+    def smooth(self, candidate: Candidate) -> tuple[Interval, float]:
+        """Requests/s of one replica within the SLO without bursts, and seconds that a request then stays.
 
+        All buckets together, but where the SLO excludes some for this candidate, only the others.
+        """
+        served = [b for b, reason in enumerate(self.alone(candidate)) if reason is None]
+        table = self.workload.sample(self.judge.seed, served)
+        plan, targets = self._plan(candidate, 1), self.targets.local(len(table))
         stays = {}
 
         def carries(rate: float) -> bool:
             verdict = self.judge.sample(plan, evenly(table, rate), targets)
             stays[rate] = verdict.mean_e2el
-            return not self._breaks(verdict, share)
+            return verdict.met
 
-        interval = _bisect(carries, self.saturated(candidate, bucket))
+        interval = largest(carries, self.saturated(candidate))
         return interval, stays.get(interval.low, min(stays.values()))
 
-    def pooled(self, candidate: Candidate, replicas: int) -> Interval:
-        """The share of the trace that so many replicas carry within the SLO; no more than all of it is tried."""
+    def pooled(self, candidate: Candidate, replicas: int, low: float) -> Interval:
+        """The share of the trace that each of so many replicas carries within the SLO, `low` of them together at least.
+
+        Together they do not carry the whole trace.
+        """
         plan, table = self._plan(candidate, replicas), self.workload.table
 
         def carries(share: float) -> bool:
-            part = thinned(table, share, self.judge.seed) if share < 1 else table
+            part = thinned(table, share, self.judge.seed)
             return not len(part) or self.judge.replay(plan, part, self.targets.local(len(part))).met
 
-        return Interval(1.0, inf) if carries(1.0) else _bisect(carries, 1.0)
+        share = largest(carries, 1.0, low, close=1.1)
+        return Interval(share.low / replicas, share.high / replicas)
 
     def _plan(self, candidate: Candidate, replicas: int) -> Plan:
         return fleet_plan(self.inventory, {candidate.pool: replicas})
 
 
-def _bisect(carries: Callable[[float], bool], top: float) -> Interval:
-    """The largest rate that `carries`, up to `top`, which does not; in equal ratios."""
-    low, high = 0.0, top
-    while high > (low or _SLOWEST * top) * _CLOSE:
-        middle = sqrt(high * low) if low else max(high / 2, _SLOWEST * top / 1.01)
+def largest(carries: Callable[[float], bool], top: float, low: float = 0.0, close: float = _CLOSE) -> Interval:
+    """The largest rate that `carries`, from `low`, which does, up to `top`, which does not; in equal ratios."""
+    high, least = top, _SLOWEST * top
+    while high > max(low, least) * close:
+        middle = sqrt(high * low) if low else max(high / 2, least)
         if carries(middle):
             low = middle
-        elif middle < _SLOWEST * top:
+        elif middle <= least:
             return Interval(0.0, middle)
         else:
             high = middle

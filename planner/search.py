@@ -1,7 +1,7 @@
 """Search with simulation in the loop: the program proposes fleets, replays of the trace accept or cut them.
 
-1. Solve the program with optimistic capacities, and measure the types that its answer uses until the answer uses
-   measured types only. Fleets of one type that meet the SLO are the first incumbents.
+1. Solve the program with optimistic capacities, and measure the types that its answer uses until it uses measured types
+   only. Fleets of one type that meet the SLO are the first incumbents.
 2. Ask for cheaper fleets, the ones thought to carry most at a price between bound and incumbent, and replay them. One
    that meets the SLO is the new incumbent; one that misses it is cut, with all that it contains.
 3. Stop when no cheaper fleet is left, none is promising, the gap is small enough, or replays are used up.
@@ -78,18 +78,21 @@ class Search:
         stopped = ""
         while not stopped:
             stopped = self._step()
+            if stopped and self._trim():
+                stopped = ""
         relaxation = self._solve()
         bound = self._best.price if self._best else inf
         if isinstance(relaxation, Fleet):
             bound = min(bound, relaxation.price, relaxation.outcome.bound or 0.0)
         tried = sorted(self._tried.values(), key=lambda t: (t.price, t.name))
-        return Found(self._best, bound, tried, self.market.rejected, stopped, relaxation, self._problem())
+        return Found(self._best, bound, tried, self.market.rejected, stopped, relaxation, self.problem())
 
-    def _problem(self, demand: float = 1.0) -> Problem:
+    def problem(self, demand: float | None = None) -> Problem:
+        """The program with all that is known; see `Market.problem`."""
         return self.market.problem(self._cuts, demand)
 
-    def _solve(self, *aim: Any, demand: float = 1.0, **limits: Any) -> Fleet | Outcome:
-        return solve_fleet(self._problem(demand), *aim, solver=self.solver, **limits)
+    def _solve(self, *aim: Any, demand: float | None = None, **limits: Any) -> Fleet | Outcome:
+        return solve_fleet(self.problem(demand), *aim, solver=self.solver, **limits)
 
     def _step(self) -> str:
         """One round; returns why the search is over, or nothing."""
@@ -105,6 +108,15 @@ class Search:
         if relative_gap(self._best.price, answer.price) <= self._gap:
             return f"the gap is at most {self._gap:.1%}"
         return self._cheaper(answer.price, self._best.price)
+
+    def _trim(self) -> bool:
+        """Try the best fleet without one of its replicas; whether that was good enough as well."""
+        before = self._best
+        for name, n in before.counts.items() if before else ():
+            fewer = {**before.counts, name: n - 1} if before else {}
+            if any(fewer.values()):
+                self.attempt({key: value for key, value in fewer.items() if value})
+        return self._best is not before
 
     def _learn(self, answer: Fleet) -> bool:
         """Measure types that `answer` uses; False where nothing is left to measure."""
@@ -123,7 +135,7 @@ class Search:
         """A first fleet, where no single type carries the load: the cheapest one for more and more of it."""
         for demand in _DEMANDS:
             answer = self._solve(demand=demand)
-            if isinstance(answer, Fleet) and self._left and self._try(answer).verdict.met:
+            if isinstance(answer, Fleet) and self._left and self.attempt(answer.counts).verdict.met:
                 return True
         return False
 
@@ -143,23 +155,26 @@ class Search:
             if self._learn(proposal):
                 return ""
             avoid.append(proposal.counts)
-            if self._try(proposal).verdict.met:
+            if self.attempt(proposal.counts).verdict.met:
                 return ""
             most = min((most + high) / 2, high * (1 - _STEP))
         return ""
 
-    def _try(self, fleet: Fleet) -> Tried:
+    def attempt(self, counts: Counts) -> Tried:
         """Replay a fleet, and remember what came out."""
+        known = self._tried.get(tuple(sorted(counts.items())))
+        if known:
+            return known
         self._left -= 1
-        values = self.values(fleet.counts)
+        values = self.values(counts)
         capacity = self.market.capacity
         verdict = capacity.judge.replay(plan_of(values), capacity.workload.table, capacity.targets)
-        return self._note(fleet.counts, verdict, values)
+        return self._note(counts, verdict, values)
 
     def values(self, counts: Counts) -> dict[str, Any]:
         """The plan of a fleet, with its load balanced over its types."""
         market, members = self.market, self._members(counts)
-        routing: Routing = balance(self._problem(), counts, self.solver) if len(members) > 1 else ()
+        routing: Routing = balance(self.problem(), counts, self.solver) if len(members) > 1 else ()
         seconds = {c.name: market.known[c.name].seconds or 1.0 for c in members}
         return values_of(market.inventory, members, routing, market.workload.bounds, seconds)
 

@@ -34,7 +34,7 @@ class Targets:
         return cls(slo, requests)
 
     def local(self, requests: int) -> Targets:
-        """The objectives on latency and goodput, for a part of the trace; pools that each keep them do so together."""
+        """The objectives on latency and goodput, for a part of the trace. Parts that each keep them do so together."""
         return Targets(replace(self.slo, objectives=tuple(o for o in self.slo.objectives if _per_request(o))), requests)
 
     def scaled(self, factor: float) -> Targets:

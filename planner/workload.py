@@ -31,7 +31,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Workload:
-    """bounds : longest prompt of each bucket but the last. bucket : of each request. shares : of requests by bucket."""
+    """bounds : longest prompt of each bucket but the last. bucket : of every request. shares : by bucket."""
 
     table: RequestTable
     bounds: tuple[int, ...]
@@ -76,10 +76,11 @@ class Workload:
         counts: list[int] = np.bincount(self.bucket[first:last], minlength=len(self.shares)).tolist()
         return tuple(counts)
 
-    def sample(self, seed: int, bucket: int | None = None, requests: int = _SAMPLED) -> RequestTable:
-        """Requests drawn from the trace, or from one bucket, without their arrivals (all 0)."""
-        rows = np.arange(len(self.table)) if bucket is None else np.flatnonzero(self.bucket == bucket)
-        drawn = rows[Stream(seed, f"capacity sample {bucket}").integers(requests, len(rows))]
+    def sample(self, seed: int, buckets: Sequence[int] | None = None, requests: int = _SAMPLED) -> RequestTable:
+        """Requests drawn from the trace, or from some buckets, without their arrivals (all 0)."""
+        whole = buckets is None or len(buckets) == len(self.shares)
+        rows = np.arange(len(self.table)) if whole else np.flatnonzero(np.isin(self.bucket, buckets or ()))
+        drawn = rows[Stream(seed, f"capacity sample {'' if whole else buckets}").integers(requests, len(rows))]
         return replace(self.table, arrival=np.zeros(len(self.table))).take(drawn)
 
 
@@ -91,9 +92,3 @@ def evenly(table: RequestTable, rate: float) -> RequestTable:
 def thinned(table: RequestTable, share: float, seed: int) -> RequestTable:
     """A share of the requests; what a smaller share keeps, a larger one keeps as well."""
     return table.take(Stream(seed, "thinning").uniform(len(table)) < share)
-
-
-def mixed(shares: Sequence[float]) -> tuple[float, ...]:
-    """Shares that sum to 1."""
-    whole = sum(shares)
-    return tuple(share / whole for share in shares)

@@ -1,0 +1,105 @@
+"""Why this plan: what binds, what one more would be worth, what the next cheaper fleet misses; or why there is none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf
+
+from .fleet import Fleet, Problem, solve_fleet
+from .market import Market
+from .search import Found, Search, Tried
+
+
+def explain(found: Found, search: Search) -> list[str]:
+    """Sentences, most important first."""
+    if found.best is None:
+        return infeasible(found, search)
+    return [*_best(found), *_next_cheaper(found), *_fewer(found.best, search), *_binding(found.problem, search)]
+
+
+def _best(found: Found) -> list[str]:
+    best = found.best
+    assert best is not None
+    margins = [f"{o['objective']} ({o['value']:.4g})" for o in best.verdict.objectives if o["value"] is not None]
+    lines = [f"{best.name} is the cheapest fleet that met the SLO in the replay: {', '.join(margins)}"]
+    certain = "in the relaxed capacity model, which the bound certifies, not the cluster itself"
+    if found.gap:
+        lines.append(f"no fleet is cheaper by more than {found.gap:.1%} {certain}; {found.stopped}")
+    else:
+        lines.append(f"no cheaper fleet is left {certain}")
+    return lines
+
+
+def _next_cheaper(found: Found) -> list[str]:
+    assert found.best is not None
+    cheaper = [tried for tried in found.tried if tried.price < found.best.price and not tried.verdict.met]
+    if not cheaper:
+        return []
+    nearest = max(cheaper, key=lambda tried: tried.price)
+    return [
+        f"the next cheaper fleet tried, {nearest.name} at ${nearest.usd_per_hour:.2f}/h, misses "
+        + nearest.verdict.missed
+    ]
+
+
+def _fewer(best: Tried, search: Search) -> list[str]:
+    """What happens without one replica of each kind; the search has tried these fleets."""
+    lines = []
+    for name, n in best.counts.items():
+        fewer = {key: value for key, value in {**best.counts, name: n - 1}.items() if value}
+        if fewer:
+            lines.append(f"without one {name} it misses {search.attempt(fewer).verdict.missed}")
+    return lines
+
+
+def _binding(problem: Problem, search: Search) -> list[str]:
+    """Shadow prices of the linear relaxation: what one more unit of what binds would save."""
+    relaxed = solve_fleet(replace(problem, cuts=()), solver=search.solver, relaxed=True)
+    if not isinstance(relaxed, Fleet):
+        return []
+    unit = "W" if problem.goal == "energy" else "$/h"
+    lines = []
+    for name, dual in sorted(relaxed.outcome.duals.items()):
+        if abs(dual) < 1e-9:
+            continue
+        kind, _, rest = name.partition("_")
+        if kind == "stock":
+            lines.append(f"one more {rest} would save {-dual:.4g} {unit}")
+        elif name == "budget":
+            lines.append(f"one more $/h of budget would save {-dual:.4g} {unit}")
+        elif name == "carried":
+            lines.append(f"1 % more load would cost {dual / 100:.4g} {unit}")
+        elif kind == "load":
+            window = problem.scenarios[int(rest.split("_")[0])].name
+            lines.append(f"the requests of {window} bind: 1,000 more of them would cost {dual * 1000:.4g} {unit}")
+    return [f"in the relaxation, {line}" for line in lines]
+
+
+def infeasible(found: Found, search: Search) -> list[str]:
+    """The binding reason in words and numbers."""
+    market = search.market
+    if not market.known:
+        return ["no kind of replica is left", *(f"{r.name}: {r.reason}" for r in found.rejected)]
+    problem = replace(found.problem, cuts=())
+    lines = [_room(problem, market, search)]
+    if problem.budget < inf:
+        free = solve_fleet(replace(problem, budget=inf), solver=search.solver)
+        if isinstance(free, Fleet):
+            lines.append(
+                f"the budget of ${problem.budget:.2f}/h binds: ${free.usd_per_hour:.2f}/h at least would be needed"
+            )
+    if found.tried:
+        most = max(found.tried, key=lambda tried: -tried.verdict.beyond)
+        lines.append(f"the fleet that came closest, {most.name}, misses {most.verdict.missed}")
+    lines += [f"{r.name}: {r.reason}" for r in found.rejected]
+    return lines
+
+
+def _room(problem: Problem, market: Market, search: Search) -> str:
+    best = solve_fleet(problem, "served", solver=search.solver)
+    if not isinstance(best, Fleet):
+        return "the program has no solution even for none of the load"
+    names = ", ".join(f"{n} x {name} ({n * market.known[name].share:.0%})" for name, n in best.counts.items())
+    if best.served < 1:
+        return f"all of the inventory carries {best.served:.0%} of the load at best: {names}"
+    return f"the inventory might carry the load ({names}), but no fleet that was replayed met the SLO"

@@ -1,0 +1,48 @@
+"""How sure the figures of a replay are: confidence intervals of its objectives by block bootstrap over the trace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..configs.plan import Plan
+from ..configs.slo import SLO
+from ..sim.metrics import Finished
+from ..sim.run import run
+from ..traces.streams import Stream
+from ..traces.table import RequestTable
+
+_BLOCKS = 40  # of consecutive requests: neighbours share bursts, so they are drawn together
+_DRAWS = 300
+
+
+def intervals(plan: Plan, table: RequestTable, slo: SLO, seed: int) -> dict[str, tuple[float, float]]:
+    """By objective (its text): the 95 % interval of its value, in seconds, over resampled stretches of the trace.
+
+    It says how much the figure would vary over traces like this one; a recorded trace on a deterministic plan itself
+    repeats exactly. Objectives on means, percentiles and goodput of requests have one; ITL and totals have none.
+    """
+    requests = Finished(run(table, plan, seed=seed))
+    blocks = np.array_split(np.arange(len(requests)), min(_BLOCKS, len(requests)))
+    stream = Stream(seed, "bootstrap")
+    draws = [stream.integers(len(blocks), len(blocks)) for _ in range(_DRAWS)]
+    found = {}
+    for objective in slo.objectives:
+        if objective.metric == "goodput":
+            values = requests.good(slo.limits, {}, np.full(len(requests), -1)).astype(float)
+        elif objective.metric in ("ttft", "tpot", "e2el"):
+            values = getattr(requests, objective.metric)
+        else:
+            continue
+        figures = [_statistic(objective, values[np.concatenate([blocks[b] for b in draw])]) for draw in draws]
+        low, high = np.percentile(figures, [2.5, 97.5]).tolist()
+        found[objective.text] = (low, high)
+    return found
+
+
+def _statistic(objective: Any, values: Any) -> float:
+    name = objective.statistic
+    if name in ("mean", "", "std"):
+        return float(values.std() if name == "std" else values.mean())
+    return float(np.percentile(values, 50 if name == "median" else int(name[1:])))

@@ -1,0 +1,61 @@
+"""Cost against power: the fleets that meet the SLO and are beaten in neither, by the epsilon-constraint method."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from ..sim.write import replace_file
+from .fleet import Fleet, solve_fleet
+from .search import Search, Tried
+
+_BUDGETS = (1.0, 1.15, 1.3, 1.6, 2.0)  # times the least cost
+_ATTEMPTS = 3  # replays a budget
+
+
+def pareto_front(search: Search, best: Tried) -> list[Tried]:
+    """From the cheapest to the most frugal: for some budgets, the least power within it that a replay accepts."""
+    met = [best]
+    for factor in _BUDGETS:
+        for _ in range(_ATTEMPTS):
+            problem = replace(search.problem(1.0), goal="energy", budget=factor * best.usd_per_hour * (1 + 1e-9))
+            fleet = solve_fleet(problem, solver=search.solver)
+            if not isinstance(fleet, Fleet):
+                break
+            for name in fleet.counts:
+                search.market.smoothen(name)
+            tried = search.attempt(fleet.counts)
+            if tried.verdict.met:
+                met.append(tried)
+                break
+    return _undominated(met)
+
+
+def _undominated(fleets: list[Tried]) -> list[Tried]:
+    front: list[Tried] = []
+    for fleet in sorted(fleets, key=lambda t: (t.usd_per_hour, t.watts, t.name)):
+        if not front or fleet.watts < front[-1].watts * (1 - 1e-9):
+            front.append(fleet)
+    return front
+
+
+def plot(tried: list[Tried], front: list[Tried], path: Path) -> None:
+    """All fleets that were replayed, and the front, as PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
+    for met, mark, label in ((False, "x", "misses the SLO"), (True, "o", "meets the SLO")):
+        mine = [t for t in tried if t.verdict.met == met]
+        axis.scatter([t.usd_per_hour for t in mine], [t.watts / 1e3 for t in mine], marker=mark, label=label)
+    if front:
+        steps = [t.usd_per_hour for t in front], [t.watts / 1e3 for t in front]
+        axis.plot(*steps, drawstyle="steps-post", color="grey", label="front")
+    axis.set_xlabel("USD an hour")
+    axis.set_ylabel("kW on average")
+    axis.legend()
+    axis.grid(alpha=0.3)
+    replace_file(path, lambda file: figure.savefig(file, dpi=120, metadata={"Software": None}, format="png"))
+    plt.close(figure)
