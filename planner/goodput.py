@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .points import Interval, largest
 from .fleet import Counts, Fleet, solve_fleet
 from .planfile import plan_of
+from .points import Interval, largest
 from .search import Search
 from .workload import thinned
 

@@ -7,9 +7,9 @@ from math import ceil, inf, sqrt
 from statistics import median
 
 from .candidates import Candidate, Rejected, fleet_plan
-from .points import Capacity, Interval
 from .fleet import Counts, Goal, Offer, Problem, Scenario
 from .judge import Verdict
+from .points import Capacity, Interval
 from .workload import Workload
 
 _BURSTS = 0.8  # of its smooth rate that a replica is thought to carry under bursts, before any is measured

@@ -17,7 +17,6 @@ from . import baselines
 from .baselines import Baseline
 from .cache import Cache
 from .candidates import Candidate, Rejected, find_candidates
-from .points import Capacity
 from .exhaustive import cheapest
 from .explain import explain
 from .fleet import Goal
@@ -28,6 +27,7 @@ from .judge import Judge
 from .market import Market
 from .pareto import pareto_front
 from .planfile import plan_of
+from .points import Capacity
 from .search import Found, Search, Tried
 from .stress import curve
 from .targets import Targets

@@ -33,7 +33,7 @@ class Freeness:
         check(self.target_tokens >= 0, "target_tokens", self.target_tokens, "0 or more tokens")
 
     def freeness(self, view: ReplicaView, urgent: bool = False) -> float:
-        """Of one replica; -inf where it is being emptied. urgent : for a high-priority request, whose headroom it is."""
+        """Of one replica; -inf where it is emptied. urgent : for a high-priority request, whose headroom it is."""
         load = view.load
         known = self._known.get(view.id)
         if known and known[0] is load and self.high_priority is None:
