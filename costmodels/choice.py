@@ -39,7 +39,10 @@ def cost_model(
             kv_cache_dtype=kv_cache_dtype, host=host,
         )  # fmt: skip
     path = Path(source).expanduser()
-    tables = _loaded(path, _stamp(path), model)
+    try:
+        tables = _loaded(path, _stamp(path), model)
+    except InputError as error:
+        raise error.at("cost:") from None
     measured = tables.provenance.hardware
     if measured not in (None, hardware.name):
         raise InputError("cost", f"{source}, measured on {measured}", f"tables of {hardware.name}, or `{ROOFLINE}`")

@@ -56,7 +56,7 @@ def _lines(r: dict[str, Any]) -> Iterator[str]:
         how = "given" if pool["kv_capacity_given"] else "predicted"
         yield (
             f"{pool['name']}: KV cache {pool['kv_blocks']:,} blocks = {pool['kv_tokens']:,} tokens an engine ({how}), "
-            f"busy {busy:.0%}, step times {pool['cost_model']['label']}"
+            f"busy {busy:.0%}, step times {_origin(pool)}"
         )
     yield (
         f"{sim['iterations']:,} iterations in {sim['engine_steps']:,} engine steps, mean decode batch "
@@ -83,6 +83,12 @@ def _slo(r: dict[str, Any]) -> Iterator[str]:
         why = f": {_why(objective)}" if objective.get("dominating") else ""
         yield f"  {'met   ' if objective['met'] else 'MISSED'} {objective['objective']} ({value}){why}"
     yield ""
+
+
+def _origin(pool: dict[str, Any]) -> str:
+    label, shares = str(pool["cost_model"]["label"]), pool["time_shares"] or {}
+    parts = [f"{share:.0%} {origin}" for origin, share in shares.items() if share]
+    return f"{label} ({', '.join(parts)})" if parts else label
 
 
 def _why(miss: dict[str, Any]) -> str:
