@@ -36,7 +36,7 @@ def cost_model(
             pipeline_parallel_size=parallel.pipeline_parallel_size,
             data_parallel_size=parallel.data_parallel_size,
             enable_expert_parallel=parallel.enable_expert_parallel,
-            kv_cache_dtype=kv_cache_dtype, host=host,
+            kv_cache_dtype=kv_cache_dtype, host=host, launch=launch,
         )  # fmt: skip
     path = Path(source).expanduser()
     try:

@@ -12,6 +12,7 @@ from .collectives import collective_seconds
 from .composed import ComposedCost
 from .curve import Curve, greater
 from .host import HostOverhead
+from .launch import Launch
 from .operators import AttentionCall, Collective, Gemm, Move, RowOperator, StageOperators, Timing
 
 
@@ -71,6 +72,7 @@ class Roofline(ComposedCost):
         enable_expert_parallel: bool = False,
         kv_cache_dtype: str = "auto",
         host: HostOverhead | None = None,
+        launch: Launch | None = None,
     ) -> None:
         parallel = Parallelism(tensor_parallel_size, pipeline_parallel_size, data_parallel_size, enable_expert_parallel)
         super().__init__(
@@ -81,4 +83,5 @@ class Roofline(ComposedCost):
             label="estimated",
             kv_cache_dtype=kv_cache_dtype,
             host=host or HostOverhead(),
+            launch=launch,
         )
