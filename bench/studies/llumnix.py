@@ -32,7 +32,7 @@ def lengths(n: int, mean: int, stream: Stream) -> np.ndarray:
     share = k ** -ALPHA[mean]
     share /= share.sum()
     drawn = k[np.searchsorted(np.cumsum(share), stream.uniform(n), side="right").clip(max=len(k) - 1)]
-    return np.minimum(np.ceil(drawn * (mean / (k @ share))), LONGEST).astype(np.int64)
+    return np.minimum(np.ceil(drawn * (mean / drawn.mean())), LONGEST).astype(np.int64)
 
 
 def workload(mix: str, rate: float, n: int, seed: int, cv: float = 1.0, high: float = 0.0) -> RequestTable:
@@ -108,7 +108,7 @@ def mixes(args: argparse.Namespace) -> None:
 
 def priorities(args: argparse.Namespace) -> None:
     """S-S with bursts, a tenth of the requests of high priority: with headroom and queue order, and without."""
-    rate, headroom = 50.0, {"name": "llumnix", "high_priority": -1}
+    rate, headroom = 44.0, {"name": "llumnix", "high_priority": -1}
     print("\nCV   high: mean E2E without / with priorities     others: mean E2E with / without")
     for cv in (2, 4, 6, 8):
         gain, cost = [], []

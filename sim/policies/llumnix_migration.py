@@ -15,7 +15,7 @@ from .freeness import Freeness
 class LlumnixMigration(Freeness):
     """Replicas below the threshold, or with somebody preempted, give to those above it: the least free to the freest.
 
-    period : seconds between two pairings (the authors' runs: after four updates of every replica, one an iteration).
+    period : seconds between two pairings (AlibabaPAI/llumnix main, 24220fb8: 50 ms).
     threshold : freeness, blocks a request (3 in the authors' serving runs).
     victim : "short": the lowest priority, of those the shortest (paper); "last": the last normal one of the running
         list (branch osdi24ae); "shortest" (main) or "longest" whatever the priority.
@@ -23,7 +23,7 @@ class LlumnixMigration(Freeness):
         head-of-line blocking is what migration cures).
     """
 
-    period: float = 0.1
+    period: float = 0.05
     threshold: float = 3.0
     victim: Literal["short", "last", "shortest", "longest"] = "short"
     balanced: bool = False
