@@ -7,6 +7,7 @@
 #   make validate recorded runs of real engines against their simulation, into out/validate (needs SERVECAST_DATA)
 #   make parity   Vidur's four reference runs on its own operator tables, into OUT (needs SERVECAST_DATA)
 #   make bench-scale   how its cost grows with requests, replicas, batch and cached blocks
+#   make studies  published results of the literature, replayed: a table a study in out/studies (hours)
 #   make clean    remove what make made
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -22,7 +23,7 @@ ifneq ($(wildcard ../shared/data/.),)
 export SERVECAST_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: help demo test lint bench bench-scale validate parity clean
+.PHONY: help demo test lint bench bench-scale validate parity studies clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -60,6 +61,11 @@ validate: $(VENV)/core
 OUT ?= out/parity
 parity: $(VENV)/core
 	$(BIN)/python -m servecast.profiling.parity $(SERVECAST_DATA)/vidur-parity $(OUT)
+
+STUDIES := $(patsubst bench/studies/%.py,%,$(wildcard bench/studies/*.py))
+studies: $(VENV)/core
+	mkdir -p out/studies
+	for study in $(STUDIES); do $(BIN)/python bench/studies/$$study.py | tee out/studies/$$study.txt; done
 
 clean:
 	rm -rf $(VENV) build out *.egg-info .*_cache .hypothesis

@@ -107,6 +107,14 @@ class Domain:
             free -= self.rank.extra_blocks(self.batch, self._next_boundary())
         return free
 
+    def prompts_under_way(self) -> list[tuple[int, int]]:
+        """(tokens to compute, tokens in the cache) of the prompts in flight, as the iteration under way began."""
+        if self.batch is None or not self.batch.parts:
+            return []
+        before = self._next_boundary() - 1
+        done = [(r, r.computed + before * tokens) for r, tokens in self.batch.parts]
+        return [(r.target - computed, computed) for r, computed in done]
+
     def same_until(self) -> int:
         """The tick until which an onlooker sees nothing change unless somebody arrives; now, if it cannot be told."""
         if self.batch is None:

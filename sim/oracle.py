@@ -100,6 +100,10 @@ class ListEngine:
         self.inbox.append(request)
         self.wake_if_idle()
 
+    def prompts_under_way(self) -> list[tuple[int, int]]:
+        parts = [r for flight in self.flights for r, _ in flight.parts]
+        return [(r.target - r.computed, r.computed) for r in parts]
+
     def same_until(self) -> int:
         return self.env.now
 

@@ -51,6 +51,11 @@ class PipelineDomain(Domain):
         """KV blocks that are free now."""
         return self.rank.pool.free
 
+    def prompts_under_way(self) -> list[tuple[int, int]]:
+        """(tokens to compute, tokens in the cache) of the prompts in flight."""
+        parts = [r for flight in self.flights for r, _ in flight.batch.parts]
+        return [(r.target - r.computed, r.computed) for r in parts]
+
     def same_until(self) -> int:
         """Batches come and go at any time."""
         return self.env.now

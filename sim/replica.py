@@ -75,7 +75,7 @@ class Replica:
     @property
     def pending_tokens(self) -> int:
         """Prompt tokens that are to be computed there."""
-        return sum(r.target - r.computed for d in self.domains for r in _prompts(d))
+        return sum(tokens for d in self.domains for tokens, _ in _prompts(d))
 
     def prefill_seconds(self, tokens: int, context: int) -> float:
         """Predicted time of a prompt's `tokens` tokens after `context` cached ones, alone."""
@@ -85,9 +85,7 @@ class Replica:
 
     def queue_seconds(self) -> float:
         """Predicted time of the prompts that wait there or are under way, on the least busy of its engines."""
-        return min(
-            sum(self.prefill_seconds(r.target - r.computed, r.computed) for r in _prompts(d)) for d in self.domains
-        )
+        return min(sum(self.prefill_seconds(*prompt) for prompt in _prompts(d)) for d in self.domains)
 
     def decode_seconds(self) -> float:
         """Predicted time of an iteration with one more decode than it has requests running."""
@@ -163,9 +161,11 @@ def _load(domain: Domain, draining: bool) -> Load:
     return Load(domain.free_now(), rank.total_blocks, rank.running, waiting, head, queued, thrashing, draining)
 
 
-def _prompts(domain: Domain) -> Iterator[Request]:
-    """Everybody whose prompt is not complete, those in flight left out: a leap may have some of it done."""
-    return chain(domain.rank.prefills, domain.rank.waiting, domain.inbox)
+def _prompts(domain: Domain) -> Iterator[tuple[int, int]]:
+    """(tokens to compute, tokens in the cache) of everybody whose prompt is not complete."""
+    yield from domain.prompts_under_way()
+    for request in chain(domain.rank.prefills, domain.rank.waiting, domain.inbox):
+        yield request.target - request.computed, request.computed
 
 
 def _head(domain: Domain) -> Request | None:

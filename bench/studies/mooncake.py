@@ -32,7 +32,8 @@ def plan(router: object, prefill: int = 8, decode: int = 8, cache_tokens: int = 
     """Prefill and decode nodes, as many blocks as the DRAM cache holds on the prefill side."""
     shared = {"hardware": "a100-80gb", "tensor_parallel_size": 8, "max_model_len": 131072}
     pools = [
-        {"name": "prefill", "role": "prefill", "replicas": prefill, "num_gpu_blocks_override": cache_tokens // 16, **shared},
+        {"name": "prefill", "role": "prefill", "replicas": prefill, **shared,
+         "num_gpu_blocks_override": cache_tokens // 16},
         {"name": "decode", "role": "decode", "replicas": decode, **shared},
     ]  # fmt: skip
     model = str(Path(__file__).parent / "llama-3-70b-128k.json")
@@ -57,8 +58,8 @@ def mean_ttft(table: RequestTable, router: object, seed: int = 0, **keys: int) -
 def main() -> None:
     """A table over rates and cache sizes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=12000)
-    parser.add_argument("--rates", type=float, nargs="+", default=[2.0, 3.4, 4.5])
+    parser.add_argument("--requests", type=int, default=3000)
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.5, 1.0, 1.4])
     parser.add_argument("--prefill", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=5, help="of the random router; the others draw nothing")
     args = parser.parse_args()
@@ -66,7 +67,7 @@ def main() -> None:
     trace = load(folder / "conversation_trace.jsonl.gz").take(slice(0, args.requests))
     print("req/s  cache tokens  " + "".join(f"{name:>24}" for name in ROUTERS) + "   (mean TTFT, cached share)")
     for rate in args.rates:
-        for cache in (CACHE_TOKENS,):
+        for cache in (CACHE_TOKENS // 3, CACHE_TOKENS):
             cells = []
             for name, router in ROUTERS.items():
                 seeds = range(args.seeds if name == "random" else 1)
