@@ -18,8 +18,9 @@ from servecast.costmodels.base import check_piece
 from servecast.costmodels.commands import read_source
 from servecast.costmodels.tablefile import save_tables
 from servecast.errors import InputError
+from servecast.sim import bench_fit
 from servecast.sim.bench_compare import compare, errors, held_back, read_others
-from servecast.sim.bench_predict import Prediction, _FreePrompts, predict
+from servecast.sim.bench_predict import Constants, Prediction, _FreePrompts, predict
 from servecast.sim.bench_rows import (
     FRONT_END,
     GENAI_PERF,
@@ -163,6 +164,31 @@ def test_errors_and_halves(tmp_path: Path) -> None:
     other.write_text("id,ttft\na,1\n")
     with pytest.raises(InputError, match="no predictions"):
         read_others(other)
+
+
+def test_a_fit_finds_the_constants(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measurements made with 2 ms and 20 us give those back from a start of 1 ms and 40 us, although
+    one in twenty is an outlier; the rows held back play no part."""
+
+    def predictions(
+        rows: list[BenchRow], hardware: str, cost: str, constants: Constants, processes: int
+    ) -> list[Prediction]:
+        host = constants["vllm-0.12"]
+        return [
+            Prediction(row.id, row.ttft, 5e-3 + host["host_seconds"] + row.users * host["host_seconds_per_sequence"])
+            for row in rows
+        ]
+
+    monkeypatch.setattr(bench_fit, "predict_all", predictions)
+    rows = []
+    for i in range(200):
+        users = (4, 16, 64, 256)[i % 4]
+        tpot = (5e-3 + 2e-3 + users * 20e-6) * (2 if i % 20 == 0 else 1)
+        row = dataclasses.replace(ROW, id=f"row {i}", users=users, tpot=tpot)
+        rows.append(dataclasses.replace(row, tpot=1.0) if held_back(row.id) else row)
+    found = bench_fit.fit("vllm-0.12", rows, "h100", "roofline", 1)
+    assert found["host_seconds"] == pytest.approx(2e-3, rel=0.1)
+    assert found["host_seconds_per_sequence"] == pytest.approx(20e-6, rel=0.1)
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
