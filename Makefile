@@ -8,6 +8,7 @@
 #   make parity   Vidur's four reference runs on its own operator tables, into OUT (needs SERVECAST_DATA)
 #   make bench-scale   how its cost grows with requests, replicas, batch and cached blocks
 #   make studies  published results of the literature, replayed: a table a study in out/studies (hours)
+#   make gpu      on a machine with a GPU: kernel tests, benchmarks, profiles, closed loop; 10 minutes, run it again
 #   make clean    remove what make made
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -23,7 +24,7 @@ ifneq ($(wildcard ../shared/data/.),)
 export SERVECAST_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: help demo test lint bench bench-scale validate parity studies clean
+.PHONY: help demo test lint bench bench-scale validate parity studies gpu clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -66,6 +67,11 @@ STUDIES := $(patsubst bench/studies/%.py,%,$(wildcard bench/studies/*.py))
 studies: $(VENV)/core
 	mkdir -p out/studies
 	for study in $(STUDIES); do $(BIN)/python bench/studies/$$study.py | tee out/studies/$$study.txt; done
+
+# Not in .venv: torch and triton are large, and a machine with a GPU has its own.
+GPU_PYTHON ?= python3
+gpu:
+	$(GPU_PYTHON) bench/gpu.py --out out/gpu
 
 clean:
 	rm -rf $(VENV) build out *.egg-info .*_cache .hypothesis

@@ -21,7 +21,7 @@ from ..configs.plan import Plan, load_plan
 from ..costmodels.launch import _captured as captured_sizes
 from ..errors import InputError
 from ..real_backend.clocks import CpuClock, WallClock
-from ..real_backend.serve import servable, serve
+from ..real_backend.serve import Server, servable
 from ..sim.report import build_report
 from ..sim.run import Run, run
 from ..sim.write import write_json, write_results
@@ -127,10 +127,13 @@ def closed_loop(task: Task, requests: int, seed: int, say: Callable[[str], objec
     plan = _plan(before)
     traces = _traces(plan, requests, seed)
     runs = {}
+    server = _server(plan, task.device, seed)
     for name, (table, own_plan, _) in traces.items():
         say(f"serving {name}: {len(table)} requests in {table.arrival[-1]:.0f} s")
-        served = [_serve(table, own_plan, task.device, seed) for _ in range(_TIMES[task.device])]
+        clock = WallClock if task.device == "cuda" else CpuClock
+        served = [server.serve(table, own_plan, clock=clock()) for _ in range(_TIMES[task.device])]
         runs[name] = run(table, own_plan, seed=seed), served
+    del server  # its memory is wanted
     say("profiling after")
     profile(after, say)
     comparisons: list[Comparison] = []
@@ -182,10 +185,9 @@ def _traces(plan: Plan, requests: int, seed: int) -> dict[str, tuple[RequestTabl
     }
 
 
-def _serve(table: RequestTable, plan: Plan, device: str, seed: int) -> Run:
-    clock = WallClock() if device == "cuda" else CpuClock()
+def _server(plan: Plan, device: str, seed: int) -> Server:
     sizes = captured_sizes(plan.pools[0].max_num_seqs or 0) if device == "cuda" else ()
-    return serve(table, plan, device=device, seed=seed, clock=clock, graph_sizes=sizes)
+    return Server(plan, device, seed=seed, graph_sizes=sizes)
 
 
 def _compare(

@@ -14,6 +14,7 @@ from functools import partial
 import torch
 
 from ..configs.model import ModelCard, MoE, Parallelism
+from ..costmodels.operators import Gemm
 from ..costmodels.shapes import stage_operators
 from ..real_backend.batch import Batch, Row, make_batch
 from ..real_backend.model import Layer, Model
@@ -29,11 +30,12 @@ class DoesNotFit(Exception):
     """A point needs more of the KV cache than there is."""
 
 
-def truncated(card: ModelCard, cache_bytes: int) -> ModelCard:
-    """The card with as many layers as make their weights several times the device's cache, and one of every group."""
-    stage = stage_operators(card, Parallelism(), 0)
-    per_layer = min(sum(getattr(op, "weight_bytes", 0.0) for op in group.rows) for group in stage.layers)
-    wanted = min(_MOST_LAYERS, max(2, int(_CACHES * cache_bytes // max(per_layer, 1)) + 1))
+def truncated(card: ModelCard, cache_bytes: int, tp: int = 1) -> ModelCard:
+    """The card with so many layers that any one of their matrices, of all layers, is several times the device's cache
+    (or with the most that are worth their memory), and at least one of every group."""
+    stage = stage_operators(card, Parallelism(tp), 0)
+    smallest = min(op.weight_bytes for group in stage.layers for op in group.rows if isinstance(op, Gemm))
+    wanted = min(_MOST_LAYERS, int(_CACHES * cache_bytes // smallest) + 1)
     order = list(card.order)
     while len(order) > wanted and set(order[:-1]) == set(card.order):
         order.pop()

@@ -41,6 +41,7 @@ KV_DTYPES = {"fp8": torch.float8_e4m3fn}
 # How often the grid is gone through: where a machine's speed drifts, points that are to be added up must share it.
 _PASSES = {"cuda": 1, "cpu": 4}
 _MEMORY_SHARE = 0.8  # of what is free, for weights and cache
+_CACHES = 4  # layers with a cache of their own: enough that no call finds its own in the device's cache
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Profile:
         check_supported(self.card)
         check_parallel(self.card, Parallelism(task.tp))
         prepare_folder(task.out)
-        self.small = truncated(self.card, self.machine.cache_bytes)
+        self.small = truncated(self.card, self.machine.cache_bytes, task.tp)
         head = {"machine": self.machine.key, "model": self.card.name, "tp": task.tp, "layers": self.small.layers}
         self.journal = Journal(task.out / "points.jsonl", head)
         self.timer: Timer = make_timer(task.device, task.with_power)
@@ -165,15 +166,20 @@ class Profile:
         card = self.small
         device = torch.device(self.task.device)
         stage = stage_operators(card, Parallelism(self.task.tp), 0)
-        block = kv_shape(stage).request_bytes(BLOCK_SIZE) * (2 if len(self.task.kv_cache_dtypes) > 1 else 1)
-        free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else self.machine.memory_bytes // 4
+        caches = min(_CACHES, card.layers)
+        block = kv_shape(stage).request_bytes(BLOCK_SIZE) * caches / card.layers * len(self.task.kv_cache_dtypes)
+        free = self.machine.memory_bytes // 4
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+            free = torch.cuda.mem_get_info()[0]
         room = int((_MEMORY_SHARE * free - weight_bytes(stage)) // block)
         wanted = self.grid.attention_tokens // BLOCK_SIZE + 2 * self.grid.decode.batch[-1]
         if room < 1:
             raise InputError("--model", f"{card.layers} layers of {card.name} do not fit the device", "a larger --tp")
         model = Model(
-            card, device=device, num_blocks=min(wanted, room), block_size=BLOCK_SIZE, tensor_parallel_size=self.task.tp
-        )
+            card, device=device, num_blocks=min(wanted, room), block_size=BLOCK_SIZE, caches=caches,
+            tensor_parallel_size=self.task.tp,
+        )  # fmt: skip
         model.cache.normal_()  # zeros are faster than numbers
         return model
 

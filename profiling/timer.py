@@ -105,6 +105,7 @@ class CudaTimer:
         self._stream: Any = torch.cuda.Stream()
 
     def measure(self, calls: Sequence[Call]) -> Sample:
+        self._stream.wait_stream(torch.cuda.current_stream())  # which made the inputs
         with torch.cuda.stream(self._stream):
             for call in (*calls, *calls):  # compiles, tunes, allocates
                 call()

@@ -64,7 +64,8 @@ class Model:
     """Weights, a paged KV cache of `num_blocks` blocks, and the forward pass.
 
     operators : torch's, or the kernels where the device is a GPU. dtype : the card's unless another is given.
-    cache : (2 x layers, num_blocks, numbers of a block): a layer's keys, its values, the next layer's keys, ...
+    caches : layers with a cache of their own; further ones share those, which is good for timing only.
+    cache : (2 x caches, num_blocks, numbers of a block): a layer's keys, its values, the next layer's keys, ...
 
     Raises InputError for a card that `check_supported` refuses.
     """
@@ -78,6 +79,7 @@ class Model:
         block_size: int,
         tensor_parallel_size: int = 1,
         dtype: torch.dtype | None = None,
+        caches: int | None = None,
         seed: int = 0,
         operators: Operators | None = None,
     ) -> None:
@@ -98,7 +100,8 @@ class Model:
                 "model", f"{card.name} caches more in some layers than in others", "layers with one KV shape"
             )
         numbers = mixer.kv_heads * block_size * mixer.head_dim
-        self.cache = torch.zeros(2 * card.layers, num_blocks, numbers, dtype=self.dtype, device=self.device)
+        planes = 2 * (caches or card.layers)
+        self.cache = torch.zeros(planes, num_blocks, numbers, dtype=self.dtype, device=self.device)
         self.layers = [self._layer(groups[group], i) for i, group in enumerate(card.order)]
         vocabulary = -(-card.vocab_size // tensor_parallel_size)
         self.embedding = self._matrix(vocabulary, card.hidden_size) * card.hidden_size**0.5
@@ -118,8 +121,7 @@ class Model:
 
     def _layer(self, group: LayerOperators, number: int) -> Layer:
         mixer = _mixer(group)
-        shape = (-1, mixer.kv_heads, self.block_size, mixer.head_dim)
-        keys, values = self.cache[2 * number].view(shape), self.cache[2 * number + 1].view(shape)
+        keys, values = self._part(number, mixer)
         matrices, biases = {}, {}
         for operator in group.rows:
             if isinstance(operator, Gemm):
@@ -138,11 +140,17 @@ class Model:
         """The same weights with an empty cache of another number type, of as many blocks."""
         other = copy.copy(self)
         other.cache = torch.zeros_like(self.cache, dtype=dtype)
-        other.layers = [
-            replace(layer, keys=keys.view_as(layer.keys), values=values.view_as(layer.values))
-            for layer, keys, values in zip(self.layers, other.cache[::2], other.cache[1::2], strict=True)
-        ]
+        other.layers = []
+        for number, layer in enumerate(self.layers):
+            keys, values = other._part(number, layer.mixer)
+            other.layers.append(replace(layer, keys=keys, values=values))
         return other
+
+    def _part(self, number: int, mixer: Attention) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of a layer, (blocks, kv_heads, block_size, head_dim)."""
+        plane = 2 * number % len(self.cache)
+        shape = (-1, mixer.kv_heads, self.block_size, mixer.head_dim)
+        return self.cache[plane].view(shape), self.cache[plane + 1].view(shape)
 
     # -- inputs --------------------------------------------------------------------------------------------------
 

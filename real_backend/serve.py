@@ -1,9 +1,9 @@
-"""Serves a trace for real: a plan's one replica as a `RealEngine`, on the wall clock or on a simulated one."""
+"""Serves traces for real: a plan's one replica as a `RealEngine`, on a real clock or on a simulated one."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -22,56 +22,61 @@ from .graphs import DecodeGraphs
 from .model import Model
 
 
-def serve(
-    table: RequestTable,
-    plan: Plan,
-    *,
-    device: torch.device | str,
-    seed: int = 0,
-    clock: WallClock | CpuClock | None = None,
-    graph_sizes: Sequence[int] = (),
-    progress: Progress | None = None,
-    deliver: Callable[[Request, Sequence[int]], None] | None = None,
-) -> Run:
-    """Serve `table` with the model of `plan`, random weights and random prompts; the books are those of a simulation.
+class Server:
+    """A plan's model on a device, ready to serve traces.
 
-    clock : of the run; None: iterations last as long as the plan's cost model says.
-    graph_sizes : batches of decodes to capture as CUDA graphs, on a GPU.
-    deliver : is given each request that ends with the tokens it got.
+    graph_sizes : batches of decodes to capture as CUDA graphs, on a GPU. ready : whether everything that a timed run
+    needs is compiled and allocated beforehand.
 
     Raises InputError for a plan of more than one device, or for what `Model` does not support.
     """
-    plan = servable(plan)
-    deployment = only_deployment(plan)
-    limits = deployment.limits
-    model = Model(
-        deployment.model, device=device, num_blocks=deployment.blocks, block_size=limits.block_size, seed=seed
-    )
-    graphs = None
-    if graph_sizes and model.device.type == "cuda":
-        sizes = [size for size in graph_sizes if size <= limits.max_num_seqs]
-        graphs = DecodeGraphs(model, sizes, limits.blocks(limits.max_model_len))
-    if clock:
-        warm_up(model, limits.max_num_batched_tokens)
-    prompts = [
-        Stream(seed, f"prompt/{row}").integers(tokens, deployment.model.vocab_size)
-        for row, tokens in enumerate(table.prompt_tokens.tolist())
-    ]
 
-    def prompt(request: Request) -> list[int]:
-        ids: list[int] = prompts[request.row].tolist()
-        return ids
+    def __init__(
+        self, plan: Plan, device: torch.device | str, *, seed: int = 0, graph_sizes: Sequence[int] = (),
+        ready: bool = True,
+    ) -> None:  # fmt: skip
+        plan = servable(plan)
+        deployment = only_deployment(plan)
+        limits = deployment.limits
+        self.plan, self._seed, self._vocabulary = plan, seed, deployment.model.vocab_size
+        self.model = Model(
+            deployment.model, device=device, num_blocks=deployment.blocks, block_size=limits.block_size, seed=seed
+        )
+        self._graphs = None
+        if graph_sizes and self.model.device.type == "cuda":
+            sizes = [size for size in graph_sizes if size <= limits.max_num_seqs]
+            self._graphs = DecodeGraphs(self.model, sizes, limits.blocks(limits.max_model_len))
+        if ready:
+            warm_up(self.model, limits.max_num_batched_tokens)
 
-    engine = partial(RealEngine, model=model, prompt=prompt, graphs=graphs, deliver=deliver)
-    if len(table):  # nobody waits for the first arrival
-        table = replace(table, arrival=table.arrival - table.arrival[0])
-    return run(table, plan, seed=seed, engine=engine, env=clock, progress=progress)
+    def serve(
+        self, table: RequestTable, plan: Plan | None = None, *, clock: WallClock | CpuClock | None = None,
+        progress: Progress | None = None, deliver: Callable[[Request, Sequence[int]], None] | None = None,
+    ) -> Run:  # fmt: skip
+        """Serve `table` with random prompts of its lengths; the books are those of a simulation.
+
+        plan : another one for the same model, with no more KV blocks. clock : of the run; None: iterations last as
+        long as the plan's cost model says. deliver : is given each request that ends with the tokens it got.
+        """
+        prompts = [
+            Stream(self._seed, f"prompt/{row}").integers(tokens, self._vocabulary)
+            for row, tokens in enumerate(table.prompt_tokens.tolist())
+        ]
+
+        def prompt(request: Request) -> list[int]:
+            ids: list[int] = prompts[request.row].tolist()
+            return ids
+
+        engine = partial(RealEngine, model=self.model, prompt=prompt, graphs=self._graphs, deliver=deliver)
+        if len(table):  # nobody waits for the first arrival
+            table = dataclasses.replace(table, arrival=table.arrival - table.arrival[0])
+        return run(table, servable(plan or self.plan), seed=self._seed, engine=engine, env=clock, progress=progress)
 
 
 def servable(plan: Plan) -> Plan:
     """The plan as the real engine serves it: it schedules between iterations, and no two requests share a block."""
-    pools = (replace(pool, async_scheduling=False, enable_prefix_caching=False) for pool in plan.pools)
-    return replace(plan, pools=tuple(pools))
+    pools = (dataclasses.replace(p, async_scheduling=False, enable_prefix_caching=False) for p in plan.pools)
+    return dataclasses.replace(plan, pools=tuple(pools))
 
 
 def only_deployment(plan: Plan) -> Deployment:

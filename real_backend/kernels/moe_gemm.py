@@ -17,8 +17,8 @@ from .tuning import configs, tuned
 
 
 @tuned(
-    configs(warps=(4,), stages=(3, 4), COLUMNS=(64, 128), DEPTH=(64,))
-    + configs(warps=(8,), stages=(3,), COLUMNS=(128, 256), DEPTH=(64,)),
+    configs(warps=(4,), stages=(4,), COLUMNS=(64, 128), DEPTH=(64,))
+    + configs(warps=(8,), stages=(3,), COLUMNS=(128,), DEPTH=(64,)),
     key=["ROWS", "n", "k"],
 )
 @triton.jit

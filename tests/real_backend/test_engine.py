@@ -22,7 +22,7 @@ from servecast.real_backend.clocks import CpuClock, WallClock
 from servecast.real_backend.engine import RealEngine
 from servecast.real_backend.model import Model
 from servecast.real_backend.operators import EPSILON, TritonOperators
-from servecast.real_backend.serve import servable, serve
+from servecast.real_backend.serve import Server, servable
 from servecast.sim.report import build_report
 from servecast.sim.run import run
 from servecast.traces.streams import Stream
@@ -148,7 +148,7 @@ POLICIES = {
 def test_simulator_and_real_engine_decide_alike(plan_for, name):
     """On one clock, the same admissions, chunks, preemptions and compositions, to the tick."""
     plan, table = servable(plan_for(**POLICIES[name])), workload(40, 2000.0)
-    simulated, served = run(table, plan), serve(table, plan, device="cpu")
+    simulated, served = run(table, plan), Server(plan, "cpu", ready=False).serve(table)
     for column, values in simulated.recorder.requests.columns().items():
         np.testing.assert_array_equal(values, served.recorder.requests.columns()[column], err_msg=column)
     assert iterations(simulated) == iterations(served)
@@ -184,7 +184,7 @@ def test_tokens_do_not_depend_on_who_shares_the_batch(plan_for, name):
 def test_on_a_real_clock_time_is_what_passes(plan_for, clock):
     plan, table = plan_for(num_gpu_blocks_override=20), workload(12, 30.0)
     wall, used = monotonic(), thread_time()
-    served = serve(table, plan, device="cpu", clock=clock())
+    served = Server(plan, "cpu").serve(table, clock=clock())
     wall, used = monotonic() - wall, thread_time() - used
     report = build_report(served)
     assert all(served.invariants.values()), served.invariants
@@ -201,12 +201,11 @@ def test_on_a_real_clock_time_is_what_passes(plan_for, clock):
 
 
 def test_what_the_engine_cannot_run_is_refused(plan_for):
-    table = workload(2, 10.0)
     with pytest.raises(InputError, match="pools: 2 accelerators; expected a plan of one replica"):
-        serve(table, plan_for(replicas=2), device="cpu")
+        Server(plan_for(replicas=2), "cpu")
     for config, found in (
         ({**DENSE, "model_type": "opt", "ffn_dim": 128}, "of another kind than Llama's"),
         ({**DENSE, "quantization_config": {"quant_method": "fp8"}}, "stores its weights in 8 bits"),
     ):
         with pytest.raises(InputError, match=found):
-            serve(table, plan_for(config), device="cpu")
+            Server(plan_for(config), "cpu")
