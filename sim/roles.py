@@ -28,6 +28,9 @@ def make_decode_router(plan: Plan) -> Router:
     where = "disaggregation.decode_router"
     choice = (plan.disaggregation or Disaggregation()).decode_router
     made: Router = make_policy("router", *policy_name(choice, where), where)
+    if not hasattr(made, "route"):
+        found = f"{policy_name(choice, where)[0]!r}, which picks pairs of replicas"
+        raise InputError(where, found, "a router that picks one, or this one as the plan's `router`")
     return made
 
 

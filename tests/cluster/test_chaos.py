@@ -69,7 +69,7 @@ def nobody_lost_or_served_twice(result, table):
     assert np.all(c["generated"][finished] == c["output_tokens"][finished])
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=35, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shape=st.sampled_from(sorted(SHAPES)),
     drawn=st.lists(fault, min_size=1, max_size=6),

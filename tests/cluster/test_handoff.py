@@ -8,8 +8,10 @@ import pytest
 from servecast.costmodels.base import TICKS_PER_SECOND
 from servecast.errors import InputError
 from servecast.sim.deploy import deploy
+from servecast.sim.records import End
 from servecast.traces.table import RequestTable
 
+PAIRS = {"name": "splitwise", "prompt_pool": "pool0", "token_pool": "pool1"}
 ROLES = [{"role": "prefill", "replicas": 2}, {"role": "decode", "replicas": 1}]
 VARIANTS = {
     "pull": {},
@@ -46,6 +48,16 @@ def test_so_it_is_with_prefix_caching_and_pipeline_stages(small, burst):
     small.run_all(small.plan(ROLES, disaggregation={"choose": "arrival", "local_prefill_tokens": 32}), table)
     staged = [{**pool, "pipeline_parallel_size": 2} for pool in ROLES]
     small.run_all(small.plan(staged), table)
+
+
+@pytest.mark.parametrize("keys", [{}, {"rebalancer": {"name": "llumnix", "threshold": 8}}])
+def test_so_it_is_in_a_closed_loop_and_when_the_run_is_cut_off(small, keys):
+    pools = [ROLES[0], {"role": "decode", "replicas": 2, "num_gpu_blocks_override": 90}]
+    plan = small.plan(pools, clients={"closed_loop": {"users": 12, "think_time": 0.1}}, **keys)
+    table = small.table(90, 5.0, output=60)
+    small.run_all(plan, table)
+    cut = small.run(table, plan, horizon=4.0)
+    assert all(cut.invariants.values()) and (cut.recorder.requests.columns()["end"] == End.UNFINISHED).any()
 
 
 def test_every_byte_of_a_prompt_crosses_the_links(small):
@@ -132,6 +144,7 @@ def test_a_request_that_computes_again_does_so_where_it_decodes(small):
         ([{"role": "prefill"}, {"role": "decode", "num_gpu_blocks_override": 20}], {}, "pools[1].max_model_len", "20"),
         ([{"role": "prefill"}, {"role": "decode", "model": "llama-2-7b"}], {}, "pools[1].model", "model"),
         (ROLES, {"disaggregation": {"decode_router": "leest"}}, "disaggregation.decode_router", "leest"),
+        (ROLES, {"disaggregation": {"decode_router": PAIRS}}, "disaggregation.decode_router", "pairs"),
         (ROLES, {"disaggregation": {"backlog": 2}}, "disaggregation.backlog", "share"),
     ],
 )

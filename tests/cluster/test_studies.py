@@ -63,9 +63,9 @@ def test_llumnix_needs_load_to_be_of_use():
             rows[name] = [llumnix.figures(llumnix.run(table, plan)) for table in tables]
         return {name: {key: np.mean([r[key] for r in of]) for key in of[0]} for name, of in rows.items()}
 
-    idle = both(0.6, 600)
+    idle = both(0.6, 400)
     assert idle["INFaaS++"]["prefill_p99"] == pytest.approx(idle["Llumnix"]["prefill_p99"], rel=0.1)
-    busy = both(1.7, 2500)
+    busy = both(1.75, 1000)
     assert busy["Llumnix"]["loss"] < 0.5 * busy["INFaaS++"]["loss"]
     assert busy["Llumnix"]["prefill"] < busy["INFaaS++"]["prefill"] / 1.5
 
