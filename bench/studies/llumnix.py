@@ -76,7 +76,7 @@ SYSTEMS: dict[str, tuple[Any, Any]] = {
     "round robin": ("round_robin", None), "INFaaS++": ("infaas", None), "Llumnix": ("llumnix", "llumnix"),
 }  # fmt: skip
 # Requests/s from a third of saturation to just below it, found with these step times; the paper's are its hardware's.
-RATES = {"S-S": (20, 60, 64), "M-M": (5, 14, 15), "L-L": (1.3, 3.6, 3.8, 4.0), "S-L": (1.5, 4.5), "L-S": (10, 28, 30)}
+RATES = {"S-S": (20, 60, 64), "M-M": (5, 14, 15), "L-L": (1.3, 3.5, 3.7, 3.9), "S-L": (1.5, 4.5), "L-S": (10, 26, 27)}
 KV_SWEEP = (594, 792, 1056)  # blocks
 
 
