@@ -120,14 +120,7 @@ def run(
     if loop:
         users, think_time = loop.users, np.full(len(table), loop.think_time)
     deployments = deployments or deploy(plan)
-    if oracle and any(d.lockstep for d in deployments):
-        raise InputError("oracle", "data-parallel ranks in lockstep", "a plan without them; the oracle walks one rank")
-    if oracle and not engine:
-        engine = _oracle
-    if checkpoint and wanted(plan):
-        found = "given with a plan that hands requests over, scales or fails"
-        expected = "a plan without disaggregation, rebalancer, admission, scaling and faults"
-        raise InputError("--checkpoint", found, expected)
+    _check_together(plan, deployments, oracle, checkpoint)
     trace = TraceColumns(table)
     watch = Watch(len(table), progress, checkpoint.every if checkpoint else inf)
     outside = _outside(table, trace, deployments, watch)
@@ -138,7 +131,7 @@ def run(
         if checkpoint:
             checkpoint.clear()
         world = _World(
-            env or Clock(), table, trace, plan, seed, deployments, step_by_step, engine,
+            env or Clock(), table, trace, plan, seed, deployments, step_by_step, _oracle if oracle else engine,
             checkpoint.columns if checkpoint else None,
         )  # fmt: skip
         if users:
@@ -149,24 +142,7 @@ def run(
     watch.env = world.env
     if on_end:
         world.cluster.on_end.append(on_end)
-    interrupted = False
-    started = time.process_time()
-    gc.collect()
-    gc.disable()  # live requests and cohorts form no cycles that outlast them
-    try:
-        with interruptible(world.env):
-            while True:
-                try:
-                    world.env.run(until=None if horizon == inf else ticks(horizon))
-                    break
-                except CheckpointDue:
-                    assert checkpoint
-                    checkpoint.save(world, outside)
-    except KeyboardInterrupt:
-        interrupted = True
-    finally:
-        gc.enable()
-    spent = time.process_time() - started
+    interrupted, spent = _drive(world, horizon, lambda: checkpoint.save(world, outside) if checkpoint else None)
     world.cluster.close()
     return Run(
         plan=plan, table=table, seed=seed, deployments=deployments, recorder=world.recorder,
@@ -184,6 +160,36 @@ def run(
 def _oracle(*arguments: Any, recorder: Recorder, number: int) -> ListEngine:
     """The list-walking engine, which keeps no log."""
     return ListEngine(*arguments)
+
+
+def _drive(world: _World, horizon: float, save: Callable[[], None]) -> tuple[bool, float]:
+    """Let time pass: (whether a `KeyboardInterrupt` ended it, CPU seconds)."""
+    started = time.process_time()
+    interrupted = False
+    gc.collect()
+    gc.disable()  # live requests and cohorts form no cycles that outlast them
+    try:
+        with interruptible(world.env):
+            while True:
+                try:
+                    world.env.run(until=None if horizon == inf else ticks(horizon))
+                    break
+                except CheckpointDue:
+                    save()
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        gc.enable()
+    return interrupted, time.process_time() - started
+
+
+def _check_together(plan: Plan, deployments: Sequence[Deployment], oracle: bool, checkpoint: Checkpoint | None) -> None:
+    if oracle and any(d.lockstep for d in deployments):
+        raise InputError("oracle", "data-parallel ranks in lockstep", "a plan without them; the oracle walks one rank")
+    if checkpoint and wanted(plan):
+        found = "given with a plan that hands requests over, scales or fails"
+        expected = "a plan without disaggregation, rebalancer, admission, scaling and faults"
+        raise InputError("--checkpoint", found, expected)
 
 
 def _check_table(table: RequestTable) -> None:
