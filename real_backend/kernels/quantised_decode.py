@@ -43,7 +43,7 @@ class QuantisedCache:
     value_zero: torch.Tensor
 
 
-@tuned(configs(warps=(4,), stages=(2, 3, 5)) + configs(warps=(2,), stages=(3,)), key=["bucket", "GROUP", "BITS"])
+@tuned(configs(warps=(4,), stages=(2, 3, 5)), key=["bucket", "GROUP", "BITS"])
 @triton.jit
 def _quantised_decode(
     q, key_codes, key_scale, key_zero, value_codes, value_scale, value_zero, tables, table_stride,
