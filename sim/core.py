@@ -376,7 +376,9 @@ class ReplicaView(Protocol):
 class Router(Protocol):
     """Picks a replica for a request.
 
-    A router may also have a method `begin(stream)`: it then receives a random stream of its own before the run.
+    A router may also have a method `begin(stream)`: it then receives a random stream of its own before the run. One
+    that looks at more of a replica than its requests, tokens and free memory says so with `looks_into_engines = True`;
+    engines then do not run ahead of their batches.
     """
 
     def route(self, request: Request, views: Sequence[ReplicaView]) -> int:

@@ -220,6 +220,7 @@ class _World:
         self._engines = 0
         self._prefixes = table.blocks
         self._serviced = wanted(plan)
+        self._watched = getattr(make_router(plan), "looks_into_engines", False)
         for deployment in deployments:
             for number in range(most_replicas(plan, deployment.pool)):
                 ranks = range(deployment.pool.data_parallel_size)
@@ -269,8 +270,8 @@ class _World:
         )  # fmt: skip
 
     def _ahead(self, deployment: Deployment) -> bool:
-        # Who hands requests over between boundaries must find them as they are, not as they will be.
-        return deployment.ahead and not self._serviced
+        # Who hands requests over or looks into engines must find requests as they are, not as they will be.
+        return deployment.ahead and not self._serviced and not self._watched
 
     def _serving(self, table: RequestTable, deployments: list[Deployment]) -> dict[int, list[Replica]]:
         """Replicas by code of the trace's model label, where pools name the labels that they serve."""

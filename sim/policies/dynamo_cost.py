@@ -24,6 +24,8 @@ class DynamoCost:
     temperature: float = 0.0
     decodes: bool = True
 
+    looks_into_engines = True
+
     def __post_init__(self) -> None:
         check(self.overlap_weight >= 0, "overlap_weight", self.overlap_weight, "0 or more")
         check(self.temperature >= 0, "temperature", self.temperature, "0 or more")

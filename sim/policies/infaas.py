@@ -12,6 +12,8 @@ from ..core import ReplicaView, Request
 class Infaas:
     """Load is (blocks in use + blocks that the queue needs) / all blocks; the first replica wins a tie."""
 
+    looks_into_engines = True
+
     def route(self, request: Request, views: Sequence[ReplicaView]) -> int:
         """The least loaded."""
         loads = [self.load(view) for view in views]

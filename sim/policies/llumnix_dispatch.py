@@ -19,6 +19,8 @@ class LlumnixDispatch(Freeness):
 
     queued: Literal["head", "all"] = "all"
 
+    looks_into_engines = True
+
     def route(self, request: Request, views: Sequence[ReplicaView]) -> int:
         """The freest."""
         urgent = self.high_priority is not None and request.priority <= self.high_priority

@@ -15,6 +15,8 @@ from ..core import ReplicaView, Request
 class PredictedTTFT:
     """Times come from each replica's own cost model, so replicas of different hardware compare."""
 
+    looks_into_engines = True
+
     def route(self, request: Request, views: Sequence[ReplicaView]) -> int:
         """The soonest."""
         times = [self.predict(request, view) for view in views]

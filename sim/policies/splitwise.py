@@ -23,6 +23,8 @@ class Splitwise:
     token_pool: str
     max_pending: int = 8192
 
+    looks_into_engines = True
+
     def __post_init__(self) -> None:
         check(self.max_pending >= 1, "max_pending", self.max_pending, "at least 1 token")
         self._mixed: set[int] = set()  # ids of machines that do both

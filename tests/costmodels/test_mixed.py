@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable
+from math import log2
 from typing import Any
 
 import numpy as np
@@ -105,12 +106,15 @@ def test_the_law_of_pieces(model: Callable[..., MeasuredCost], uneven: Any) -> N
 
 
 def test_buckets_by_their_upper_edges() -> None:
-    """Numbers up to an edge belong to it, beyond the last to the last; an unmeasured bucket has the default."""
+    """Numbers up to an edge belong to it, beyond the last to the last; an unmeasured bucket has the default. Between
+    two greatest contexts alpha is linear in their logarithm, taken up to a step: 832 for 800, 3,072 for 3,000."""
     rule = buckets([(0, 8, 0.5, 1000, 0, 0.1), (0, 8, 1.0, 1000, 0, 0.2), (0, 8, 0.5, 4000, 0, 0.3)], default=0.9)
-    assert rule.alpha(0, 4, 4 * 200, 100, 800, 0) == (0.1, 1000 - 800 + 1)  # skew 1/7; the greatest reaches 1,000 first
+    assert rule.alpha(0, 4, 4 * 200, 100, 800, 0) == (0.1, 832 - 800 + 1)  # skew 1/7
     assert rule.alpha(0, 4, 4 * 700, 100, 800, 0)[0] == 0.2  # skew 6/7
-    assert rule.alpha(0, 4, 4 * 200, 100, 3000, 0) == (0.3, FOREVER)
-    assert rule.alpha(0, 4, 4 * 2000, 100, 3000, 0)[0] == 0.9  # not measured
+    weight = log2(3072 / 1000) / log2(4000 / 1000)
+    alpha, holds = rule.alpha(0, 4, 4 * 200, 100, 3000, 0)
+    assert alpha == pytest.approx(0.1 + weight * 0.2) and holds == 3072 - 3000 + 1
+    assert rule.alpha(0, 4, 4 * 2000, 100, 3000, 0)[0] == pytest.approx(0.2 + weight * 0.7)  # 4,000: not measured
     assert rule.alpha(0, 40, 40 * 200, 100, 800, 0)[0] == 0.1  # more decodes than measured
     assert rule.alpha(0, 4, 4 * 500, 500, 500, 0) == (0.0, FOREVER)  # even
     assert rule.alpha(0, 1, 500, 500, 500, 0) == (0.0, FOREVER)

@@ -111,7 +111,8 @@ def plan_for(tmp_path):
         path.write_text(json.dumps(config))
         pool = {"name": "p", "hardware": "h100", "max_model_len": 256, "num_gpu_blocks_override": 40,
                 "max_num_seqs": 8, "max_num_batched_tokens": 64, **pool}  # fmt: skip
-        return plan_from({"model": str(path), "engine": "vllm-0.19", "pools": [pool]})
+        predictor = {"name": "oracle", "sigma": 0.5}
+        return plan_from({"model": str(path), "engine": "vllm-0.19", "pools": [pool], "predictor": predictor})
 
     return make
 
