@@ -22,6 +22,7 @@ from ..costmodels.launch import _captured as captured_sizes
 from ..errors import InputError
 from ..real_backend.clocks import CpuClock, WallClock
 from ..real_backend.serve import Server, servable
+from ..sim.deploy import deploy
 from ..sim.report import build_report
 from ..sim.run import Run, run
 from ..sim.write import write_json, write_results
@@ -127,7 +128,7 @@ def closed_loop(task: Task, requests: int, seed: int, say: Callable[[str], objec
     plan = _plan(before)
     traces = _traces(plan, requests, seed)
     runs = {}
-    server = _server(plan, task.device, seed)
+    server = _server(plan, task, seed)
     for name, (table, own_plan, _) in traces.items():
         say(f"serving {name}: {len(table)} requests in {table.arrival[-1]:.0f} s")
         clock = WallClock if task.device == "cuda" else CpuClock
@@ -159,10 +160,11 @@ def _plan(task: Task) -> Plan:
     grid: Grid = load_grid(task.device, task.grid)
     longest = min(_LONGEST, grid.decode.context[-1], find_model(plan.model).max_position_embeddings or _LONGEST)
     batch, tokens = grid.decode.batch[-1], min(_LONGEST, grid.tokens[-1])
-    pool = replace(
-        plan.pools[0], max_model_len=longest, max_num_seqs=batch, max_num_batched_tokens=max(tokens, batch),
-    )  # fmt: skip
-    return servable(replace(plan, pools=(pool,)))
+    pool = replace(plan.pools[0], max_model_len=longest, max_num_seqs=batch, max_num_batched_tokens=max(tokens, batch))
+    plan = servable(replace(plan, pools=(pool,)))
+    enough = max(1, batch // 4) * longest // BLOCK_SIZE  # requests are short on average
+    blocks = min(enough, deploy(plan)[0].blocks)
+    return replace(plan, pools=(replace(plan.pools[0], num_gpu_blocks_override=blocks),))
 
 
 def _traces(plan: Plan, requests: int, seed: int) -> dict[str, tuple[RequestTable, Plan, float]]:
@@ -185,9 +187,10 @@ def _traces(plan: Plan, requests: int, seed: int) -> dict[str, tuple[RequestTabl
     }
 
 
-def _server(plan: Plan, device: str, seed: int) -> Server:
-    sizes = captured_sizes(plan.pools[0].max_num_seqs or 0) if device == "cuda" else ()
-    return Server(plan, device, seed=seed, graph_sizes=sizes)
+def _server(plan: Plan, task: Task, seed: int) -> Server:
+    """The engine, with the graphs that the profile's preset speaks of."""
+    largest = load_grid(task.device, task.grid).max_cudagraph_capture_size
+    return Server(plan, task.device, seed=seed, graph_sizes=captured_sizes(largest))
 
 
 def _compare(

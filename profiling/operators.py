@@ -180,9 +180,9 @@ class Operators:
         return [partial(model.operators.sample, logits)]
 
     def _attention_calls(self, batch: Batch, window: int) -> list[Call]:
-        model = self.model
-        q = self._rows(len(batch.tokens), model.layers[0].mixer.heads * model.layers[0].mixer.head_dim)
-        q = q.view(len(q), -1, model.layers[0].mixer.head_dim)
+        model, mixer = self.model, self.model.layers[0].mixer
+        qkv = self._rows(len(batch.tokens), (mixer.heads + 2 * mixer.kv_heads) * mixer.head_dim)
+        q = qkv.view(len(qkv), -1, mixer.head_dim)[:, : mixer.heads]  # as the projection leaves it
         layers = [layer for layer in model.layers if (layer.mixer.window or 0) == window]
         return [partial(model.attention, layer, q, batch) for layer in layers]
 

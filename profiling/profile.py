@@ -34,7 +34,7 @@ from .machine import Machine, ceilings, find_machine, hardware_card, make_timer
 from .operators import DoesNotFit, Operators, truncated
 from .refine import next_point
 from .results import ENGINE, HARDWARE, PLAN, SUMMARY, engine_values, plan_values, table_set, write_tables, write_yaml
-from .timer import Call, CpuTimer, Timer, exactly
+from .timer import Call, CpuTimer, CudaTimer, Timer, exactly
 
 BLOCK_SIZE = 16
 KV_DTYPES = {"fp8": torch.float8_e4m3fn}
@@ -251,9 +251,13 @@ class Profile:
             out = self.task.out / f"sm-{round(100 * share):03d}"
             inner = Profile(dataclasses.replace(self.task, out=out, kv_cache_dtypes=("auto",)), self._say)
             inner._deadline = min(self._deadline, monotonic() + 0.1 * self.task.budget)
-            with shares.confined(share) as count:
-                inner.timer = make_timer("cuda")
-                inner.all_of(operators.points(), operators.calls)
+            try:
+                with shares.confined(share) as count:
+                    inner.timer = CudaTimer(stream=torch.cuda.current_stream())  # which belongs to the share
+                    inner.all_of(operators.points(), operators.calls)
+            except RuntimeError as error:
+                self._say(f"no kernels on {share:.0%} of the multiprocessors: {error}")
+                continue
             if len(inner.journal):
                 notes = (f"confined to {count} of {self.machine.processors} multiprocessors by a green context",)
                 write_tables(table_set(inner.journal, self.card, self.machine, notes), out)

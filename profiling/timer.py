@@ -95,14 +95,15 @@ class CudaTimer:
 
     What is timed is from one start to the next: a kernel with the gap that a graph leaves after it.
     seconds : that the replays of one measurement take, or so. meter : of the device's power, or None.
+    stream : to run on, if not one of its own.
     """
 
     _GRAPH_SECONDS = 1e-3  # a graph is made at least so long, as events have a resolution of half a microsecond
     _MOST_CALLS = 256
 
-    def __init__(self, seconds: float = 0.03, meter: PowerMeter | None = None) -> None:
+    def __init__(self, seconds: float = 0.03, meter: PowerMeter | None = None, stream: Any = None) -> None:
         self._seconds, self._meter = seconds, meter
-        self._stream: Any = torch.cuda.Stream()
+        self._stream: Any = stream or torch.cuda.Stream()
 
     def measure(self, calls: Sequence[Call]) -> Sample:
         self._stream.wait_stream(torch.cuda.current_stream())  # which made the inputs

@@ -130,8 +130,7 @@ class TritonOperators:
     ) -> torch.Tensor:
         from .kernels import mixed
 
-        q = q.contiguous()
-        out = torch.empty_like(q)
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         pieces = batch.pieces.get(window)
         part = mixed.Batch(batch.chunk_rows, batch.first_token, batch.before, batch.tables, pieces, window)
         work = self._workspace(pieces.capacity if pieces else 0, q)

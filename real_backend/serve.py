@@ -85,6 +85,8 @@ def only_deployment(plan: Plan) -> Deployment:
     accelerators = sum(d.pool.accelerators for d in deployments)
     if accelerators != 1:
         raise InputError("pools", f"{accelerators} accelerators", "a plan of one replica on one, for the real engine")
+    if deployments[0].pool.kv_cache_dtype != "auto":
+        raise InputError("pools[0].kv_cache_dtype", deployments[0].pool.kv_cache_dtype, "auto, for the real engine")
     return deployments[0]
 
 

@@ -24,7 +24,7 @@ _MANTISSA = {torch.bfloat16: (0x4300, 128.0), torch.float16: (0x6400, 1024.0)}
     configs(warps=(4,), stages=(3, 5), COLUMNS=(64, 128)) + configs(warps=(8,), stages=(4,), COLUMNS=(128, 256)),
     key=["bucket", "n", "k"],
 )
-@triton.jit
+@triton.jit(do_not_specialize=["m", "groups_each", "bucket"])
 def _gemm_w4(
     x, codes, scales, zeros, out, m, n, k, groups_each, bucket,
     EXPONENT: tl.constexpr, OFFSET: tl.constexpr, HALF: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,

@@ -31,7 +31,7 @@ class Groups:
         return len(self.group)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "capacity", "tiles"])
 def _lay_out(
     ids, n, groups, cursor, rows, capacity, tile_group, tiles,
     TILE: tl.constexpr, GROUPS: tl.constexpr, PIECE: tl.constexpr,
@@ -55,7 +55,7 @@ def _lay_out(
         tl.store(tile_group + t, tl.where(group < groups, group, -1), mask=t < tiles)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _place(ids, n, cursor, rows, PIECE: tl.constexpr):
     i = tl.program_id(0) * PIECE + tl.arange(0, PIECE)
     group = tl.load(ids + i, mask=i < n, other=-1)

@@ -13,7 +13,7 @@ import triton.language as tl
 from .pieces import Pieces
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["common", "common_pieces"])
 def _merge(
     partial, lse, first, out, common, common_pieces, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr,
 ):  # fmt: skip

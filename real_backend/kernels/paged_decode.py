@@ -25,9 +25,9 @@ _LOG2E = 1.4426950408889634
     configs(warps=(4,), stages=(3, 5), TILE=(64,)) + configs(warps=(8,), stages=(3, 5), TILE=(128,)),
     key=["bucket", "KV_HEADS", "GROUP", "HEAD_DIM"],
 )
-@triton.jit
+@triton.jit(do_not_specialize=["table_stride", "bucket"], do_not_specialize_on_alignment=["tables"])
 def _paged_decode(
-    q, keys, values, tables, table_stride, piece_row, piece_start, piece_stop, partial, lse, scale, bucket,
+    q, q_stride, keys, values, tables, table_stride, piece_row, piece_start, piece_stop, partial, lse, scale, bucket,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, HEAD_DIM: tl.constexpr,
     BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
@@ -39,7 +39,7 @@ def _paged_decode(
     heads: tl.constexpr = KV_HEADS * GROUP
     g, d = tl.arange(0, ROWS), tl.arange(0, HEAD_DIM)
     head = kv_head * GROUP + g
-    queries = tl.load(q + (row * heads + head)[:, None] * HEAD_DIM + d[None, :], mask=(g < GROUP)[:, None], other=0.0)
+    queries = tl.load(q + row * q_stride + head[:, None] * HEAD_DIM + d[None, :], mask=(g < GROUP)[:, None], other=0.0)
     table = tables + row * table_stride
     top = tl.full([ROWS], float("-inf"), tl.float32)
     mass = tl.zeros([ROWS], tl.float32)
@@ -71,8 +71,9 @@ def paged_decode(
 ) -> None:
     """Attention of one token a row; its own key and value are in the cache already.
 
-    q, out : (rows, heads, head_dim), contiguous. keys, values : (blocks, kv_heads, block_size, head_dim), contiguous,
-    of the dtype of q or float8_e4m3fn. tables : (rows, blocks a row) int32. workspace : of `decode_workspace`.
+    q, out : (rows, heads, head_dim); rows of q may lie apart, out is contiguous. keys, values : (blocks, kv_heads,
+    block_size, head_dim), contiguous, of the dtype of q or float8_e4m3fn. tables : (rows, blocks a row) int32.
+    workspace : of `decode_workspace`.
     scale : of the scores; with an 8-bit cache times the scale of its keys. value_scale : of its values.
     """
     partial, lse = workspace
@@ -91,7 +92,7 @@ def decode_pieces(
     _, kv_heads, block_size, _ = keys.shape
     check_shape(head_dim, block_size)
     _paged_decode[(pieces.capacity, kv_heads)](
-        q, keys, values, tables, tables.stride(0), pieces.row, pieces.start, pieces.stop, partial, lse,
+        q, q.stride(0), keys, values, tables, tables.stride(0), pieces.row, pieces.start, pieces.stop, partial, lse,
         scale * _LOG2E, triton.next_power_of_2(pieces.capacity),
         KV_HEADS=kv_heads, GROUP=heads // kv_heads, ROWS=tile_rows(heads // kv_heads), HEAD_DIM=head_dim,
         BLOCK_SIZE=block_size,

@@ -69,9 +69,9 @@ def _sweep(
     + configs(warps=(8,), stages=(3,), ROWS=(128,), TILE=(128,)),
     key=["bucket", "KV_HEADS", "GROUP", "HEAD_DIM", "WINDOW"],
 )
-@triton.jit
+@triton.jit(do_not_specialize=["table_stride", "requests", "bucket"], do_not_specialize_on_alignment=["tables"])
 def _paged_prefill(
-    q, keys, values, tables, table_stride, first_token, contexts, requests, out, scale, bucket,
+    q, q_stride, keys, values, tables, table_stride, first_token, contexts, requests, out, scale, bucket,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     WINDOW: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
@@ -90,7 +90,8 @@ def _paged_prefill(
     real = (token < end) & (m < TOKENS * GROUP)
     head = kv_head * GROUP + m % GROUP
     place = (token.to(tl.int64) * heads + head)[:, None] * HEAD_DIM + d[None, :]
-    queries = tl.load(q + place, mask=real[:, None], other=0.0)
+    source = q + token.to(tl.int64)[:, None] * q_stride + head[:, None] * HEAD_DIM + d[None, :]
+    queries = tl.load(source, mask=real[:, None], other=0.0)
     position = context + token - first
     table = tables + request.to(tl.int64) * table_stride
     top = tl.full([ROWS], float("-inf"), tl.float32)
@@ -130,9 +131,10 @@ def paged_prefill(
 ) -> None:
     """Attention of the chunks of several prompts.
 
-    q, out : (tokens, heads, head_dim), contiguous. keys, values : (blocks, kv_heads, block_size, head_dim), contiguous,
-    of the dtype of q or float8_e4m3fn. tables : (requests, blocks a request) int32. first_token : (requests + 1,)
-    int32, where each chunk begins in q, and its end. contexts : (requests,) int32, tokens cached before the chunk.
+    q, out : (tokens, heads, head_dim); rows of q may lie apart, out is contiguous. keys, values : (blocks, kv_heads,
+    block_size, head_dim), contiguous, of the dtype of q or float8_e4m3fn. tables : (requests, blocks a request) int32.
+    first_token : (requests + 1,) int32, where each chunk begins in q, and its end. contexts : (requests,) int32,
+    tokens cached before the chunk.
     scale, value_scale : as of `paged_decode`. window : a token sees this many tokens, itself included.
     """
     tokens, heads, head_dim = q.shape
@@ -140,7 +142,7 @@ def paged_prefill(
     check_shape(head_dim, block_size)
     requests, group = len(contexts), heads // kv_heads
     _paged_prefill[lambda chosen: (tokens // (chosen["ROWS"] // group) + requests, kv_heads)](
-        q, keys, values, tables, tables.stride(0), first_token, contexts, requests, out, scale * _LOG2E,
+        q, q.stride(0), keys, values, tables, tables.stride(0), first_token, contexts, requests, out, scale * _LOG2E,
         triton.next_power_of_2(tokens),
         KV_HEADS=kv_heads, GROUP=group, HEAD_DIM=head_dim, BLOCK_SIZE=block_size, WINDOW=window or 0,
     )  # fmt: skip

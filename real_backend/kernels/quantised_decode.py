@@ -44,9 +44,9 @@ class QuantisedCache:
 
 
 @tuned(configs(warps=(4,), stages=(2, 3, 5)), key=["bucket", "GROUP", "BITS"])
-@triton.jit
+@triton.jit(do_not_specialize=["table_stride", "bucket"], do_not_specialize_on_alignment=["tables"])
 def _quantised_decode(
-    q, key_codes, key_scale, key_zero, value_codes, value_scale, value_zero, tables, table_stride,
+    q, q_stride, key_codes, key_scale, key_zero, value_codes, value_scale, value_zero, tables, table_stride,
     piece_row, piece_start, piece_stop, partial, lse, scale, bucket,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, HEAD_DIM: tl.constexpr,
     BLOCK_SIZE: tl.constexpr, BITS: tl.constexpr,
@@ -63,7 +63,7 @@ def _quantised_decode(
     g, d, w, j = tl.arange(0, ROWS), tl.arange(0, HEAD_DIM), tl.arange(0, WIDTH), tl.arange(0, PLANES)
     n = tl.arange(0, BLOCK_SIZE)
     head = kv_head * GROUP + g
-    queries = tl.load(q + (row * heads + head)[:, None] * HEAD_DIM + d[None, :], mask=(g < GROUP)[:, None], other=0.0)
+    queries = tl.load(q + row * q_stride + head[:, None] * HEAD_DIM + d[None, :], mask=(g < GROUP)[:, None], other=0.0)
     shifts = (j * BITS).to(tl.uint8)
     top = tl.full([ROWS], float("-inf"), tl.float32)
     mass = tl.zeros([ROWS], tl.float32)
@@ -107,8 +107,8 @@ def quantised_decode(
     partial, lse = workspace
     group = heads // kv_heads
     _quantised_decode[(pieces.capacity, kv_heads)](
-        q, cache.key_codes, cache.key_scale, cache.key_zero, cache.value_codes, cache.value_scale, cache.value_zero,
-        tables, tables.stride(0), pieces.row, pieces.start, pieces.stop, partial, lse, scale * _LOG2E,
+        q, q.stride(0), cache.key_codes, cache.key_scale, cache.key_zero, cache.value_codes, cache.value_scale,
+        cache.value_zero, tables, tables.stride(0), pieces.row, pieces.start, pieces.stop, partial, lse, scale * _LOG2E,
         triton.next_power_of_2(pieces.capacity),
         KV_HEADS=kv_heads, GROUP=group, ROWS=tile_rows(group), HEAD_DIM=head_dim, BLOCK_SIZE=block_size,
         BITS=cache.bits,

@@ -29,9 +29,9 @@ _LEAST = 256  # tokens of a piece
     + configs(warps=(8,), stages=(3,), ROWS=(128,), TILE=(128,)),
     key=["bucket", "KV_HEADS", "GROUP", "HEAD_DIM"],
 )
-@triton.jit
+@triton.jit(do_not_specialize=["length", "piece_length", "slot_base", "rows", "bucket"])
 def _prefix(
-    q, keys, values, table, length, piece_length, partial, lse, slot_base, rows, scale, bucket,
+    q, q_stride, keys, values, table, length, piece_length, partial, lse, slot_base, rows, scale, bucket,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     ROWS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
@@ -40,7 +40,7 @@ def _prefix(
     m, d = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, HEAD_DIM)
     row, head = m // GROUP, kv_head * GROUP + m % GROUP
     real = row < rows
-    queries = tl.load(q + (row * heads + head)[:, None] * HEAD_DIM + d[None, :], mask=real[:, None], other=0.0)
+    queries = tl.load(q + (row * q_stride + head * HEAD_DIM)[:, None] + d[None, :], mask=real[:, None], other=0.0)
     start = piece * piece_length
     stop = tl.minimum(start + piece_length, length)
     top = tl.full([ROWS], float("-inf"), tl.float32)
@@ -83,7 +83,7 @@ def shared_prefix_decode(
     size = triton.cdiv(triton.cdiv(length, count), 128) * 128
     count = triton.cdiv(length, size)
     _prefix[lambda chosen: (triton.cdiv(rows * group, chosen["ROWS"]), count, kv_heads)](
-        q, keys, values, prefix, length, size, partial, lse, pieces.capacity, rows, scale * _LOG2E,
+        q, q.stride(0), keys, values, prefix, length, size, partial, lse, pieces.capacity, rows, scale * _LOG2E,
         triton.next_power_of_2(rows),
         KV_HEADS=kv_heads, GROUP=group, HEAD_DIM=head_dim, BLOCK_SIZE=block_size,
     )  # fmt: skip

@@ -19,9 +19,9 @@ _LOG2E = 1.4426950408889634
 
 
 @tuned(configs(warps=(4, 8), stages=(2, 3)), key=["SPAN", "HEAD_DIM"])
-@triton.jit
+@triton.jit(do_not_specialize=["tiles", "context", "tokens"], do_not_specialize_on_alignment=["table"])
 def _sparse_prefill(
-    q, keys, values, table, first, columns, tiles, context, tokens, out, scale,
+    q, q_stride, keys, values, table, first, columns, tiles, context, tokens, out, scale,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     SPAN: tl.constexpr,
 ):  # fmt: skip
@@ -30,7 +30,8 @@ def _sparse_prefill(
     token, d = tile * SPAN + tl.arange(0, SPAN), tl.arange(0, HEAD_DIM)
     real = token < tokens
     place = (token.to(tl.int64) * heads + head)[:, None] * HEAD_DIM + d[None, :]
-    queries = tl.load(q + place, mask=real[:, None], other=0.0)
+    source = q + token.to(tl.int64)[:, None] * q_stride + head * HEAD_DIM + d[None, :]
+    queries = tl.load(source, mask=real[:, None], other=0.0)
     position, length = context + token, context + tokens
     top = tl.full([SPAN], float("-inf"), tl.float32)
     mass = tl.zeros([SPAN], tl.float32)
@@ -56,7 +57,7 @@ def sparse_prefill(
 ) -> None:  # fmt: skip
     """Attention of the last tokens of one request. A token that sees nothing gets zeros.
 
-    q, out : (tokens, heads, head_dim), contiguous; tokens - 1 + context is the position of the last.
+    q, out : (tokens, heads, head_dim); tokens - 1 + context is the position of the last.
     table : (blocks,) int32. span : tokens of a tile, of queries and of keys: 16, 32, 64 or 128.
     first, columns : the tiles of keys that tile i of queries of head h sees are columns[first[h, i] : first[h, i + 1]];
     first is (heads, tiles + 1) int32, columns int32. The rest as `paged_prefill`.
@@ -68,6 +69,6 @@ def sparse_prefill(
         raise InputError("span", str(span), f"16, 32, 64 or 128 tokens, at least the {block_size} of a block")
     tiles = triton.cdiv(tokens, span)
     _sparse_prefill[(tiles, heads)](
-        q, keys, values, table, first, columns, tiles, context, tokens, out, scale * _LOG2E,
+        q, q.stride(0), keys, values, table, first, columns, tiles, context, tokens, out, scale * _LOG2E,
         KV_HEADS=kv_heads, GROUP=heads // kv_heads, HEAD_DIM=head_dim, BLOCK_SIZE=block_size, SPAN=span,
     )  # fmt: skip

@@ -48,6 +48,10 @@ class Lab:
         drawn = torch.randn(*shape, generator=self.generator, device=self.device) * spread
         return drawn if dtype is None else drawn.to(dtype)
 
+    def queries(self, rows: int, heads: int, head_dim: int, dtype: torch.dtype) -> torch.Tensor:
+        """As a projection leaves them, with keys and values beside them: rows lie apart."""
+        return self.random(rows, heads + 2, head_dim, dtype=dtype)[:, :heads]
+
     def whole(self, high: int, *shape: int, low: int = 0) -> torch.Tensor:
         return torch.randint(low, high, shape, generator=self.generator, device=self.device)
 

@@ -14,7 +14,7 @@ from servecast.real_backend.kernels.pieces import cut, most_pieces
 
 def decode(lab, lengths, heads, kv_heads, head_dim, block_size, dtype, window=None, processors=4):
     keys, values, tables = lab.cache(lengths, kv_heads, block_size, head_dim, dtype)
-    q = lab.random(len(lengths), heads, head_dim, dtype=dtype)
+    q = lab.queries(len(lengths), heads, head_dim, dtype)
     out = lab.poisoned(*q.shape, dtype=dtype)
     pieces = cut(lengths, kv_heads, processors, lab.device, window=window)
     work = decode_workspace(pieces.capacity, heads, head_dim, lab.device)
@@ -44,7 +44,7 @@ def test_decode_in_a_window(lab, window):
 def test_a_padded_row_of_a_graph_gets_zeros(lab):
     dtype = lab.dtypes[0]
     keys, values, tables = lab.cache([40, 0], 2, 16, 32, dtype)
-    q = lab.random(2, 4, 32, dtype=dtype)
+    q = lab.queries(2, 4, 32, dtype)
     out = lab.poisoned(2, 4, 32, dtype=dtype)
     pieces = cut([40, 0], 2, 4, lab.device)
     paged_decode(q, keys, values, tables, pieces, out, decode_workspace(pieces.capacity, 4, 32, lab.device), scale=0.2)
@@ -69,7 +69,7 @@ def test_pieces_cover_every_token_once(lab, processors, lengths):
 def chunks(lab, tokens, contexts, heads, kv_heads, head_dim, block_size, dtype, window=None):
     lengths = [t + c for t, c in zip(tokens, contexts, strict=True)]
     keys, values, tables = lab.cache(lengths, kv_heads, block_size, head_dim, dtype)
-    q = lab.random(sum(tokens), heads, head_dim, dtype=dtype)
+    q = lab.queries(sum(tokens), heads, head_dim, dtype)
     out = lab.poisoned(*q.shape, dtype=dtype)
     first = torch.tensor([0, *tokens], device=lab.device).cumsum(0).int()
     before = torch.tensor(contexts, dtype=torch.int32, device=lab.device)
@@ -98,7 +98,7 @@ def test_a_mixed_batch(lab):
     tokens, contexts = [33, 5, 1, 1, 1], [20, 0, 0, 63, 200]
     lengths = [t + c for t, c in zip(tokens, contexts, strict=True)]
     keys, values, tables = lab.cache(lengths, 2, 16, 32, dtype)
-    q = lab.random(sum(tokens), 6, 32, dtype=dtype)
+    q = lab.queries(sum(tokens), 6, 32, dtype)
     out = lab.poisoned(*q.shape, dtype=dtype)
     pieces = cut(lengths[2:], 2, 4, lab.device)
     first = torch.tensor([0, 33, 38], dtype=torch.int32, device=lab.device)

@@ -31,7 +31,7 @@ def test_decode(lab, heads, kv_heads, eight_bit):
     keys, values, tables = lab.cache(lengths, kv_heads, 16, 128, dtype)
     if eight_bit:
         keys, values = (x.to(torch.float8_e4m3fn) for x in (keys, values))
-    q = lab.random(rows, heads, 128, dtype=dtype)
+    q = lab.queries(rows, heads, 128, dtype)
     out = lab.poisoned(*q.shape, dtype=dtype)
     pieces = cut(lengths, kv_heads, processors(lab.device), lab.device)
     work = decode_workspace(pieces.capacity, heads, 128, lab.device)
@@ -48,7 +48,7 @@ def test_prefill(lab, heads, kv_heads):
     dtype = lab.dtypes[0]
     tokens, contexts = [lab.size(40, 2048), lab.size(3, 77)], [lab.size(20, 3000), 0]
     keys, values, tables = lab.cache([t + c for t, c in zip(tokens, contexts, strict=True)], kv_heads, 16, 128, dtype)
-    q = lab.random(sum(tokens), heads, 128, dtype=dtype)
+    q = lab.queries(sum(tokens), heads, 128, dtype)
     out = lab.poisoned(*q.shape, dtype=dtype)
     first = torch.tensor([0, *tokens], device=lab.device).cumsum(0).int()
     before = torch.tensor(contexts, dtype=torch.int32, device=lab.device)
@@ -66,7 +66,7 @@ def test_shared_prefix(lab):
     dtype, rows, length = lab.dtypes[0], lab.size(3, 64), lab.size(70, 8192)
     own = [1 + i % 100 for i in range(rows)]
     keys, values, tables = lab.cache([length, *own], 8, 16, 128, dtype)
-    q = lab.random(rows, 32, 128, dtype=dtype)
+    q = lab.queries(rows, 32, 128, dtype)
     out = lab.poisoned(*q.shape, dtype=dtype)
     pieces = cut(own, 8, processors(lab.device), lab.device)
     many = prefix_pieces(rows, 32, 8, length, lab.device)

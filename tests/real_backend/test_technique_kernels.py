@@ -25,7 +25,7 @@ def test_shared_prefix(lab, rows, length):
     for dtype in lab.dtypes:
         own = [1 + (7 * i) % 40 for i in range(rows)]
         keys, values, tables = lab.cache([length, *own], kv_heads, size, head_dim, dtype)
-        q = lab.random(rows, heads, head_dim, dtype=dtype)
+        q = lab.queries(rows, heads, head_dim, dtype)
         out = lab.poisoned(*q.shape, dtype=dtype)
         pieces = cut(own, kv_heads, 4, lab.device)
         many = prefix_pieces(rows, heads, kv_heads, length, lab.device)
@@ -77,7 +77,7 @@ def test_quantised_decode(lab, bits, head_dim, size):
         lengths, recent = [0, size, 160, 5 * size], [1, 32, 7, 33]
         cache, tables, key, value = quantised(lab, lengths, bits, kv_heads, size, head_dim, dtype)
         keys, values, tail_tables = lab.cache(recent, kv_heads, size, head_dim, dtype)
-        q = lab.random(4, heads, head_dim, dtype=dtype)
+        q = lab.queries(4, heads, head_dim, dtype)
         out = lab.poisoned(*q.shape, dtype=dtype)
         pieces, tail = (cut(n, kv_heads, 4, lab.device) for n in (lengths, recent))
         work = decode_workspace(pieces.capacity + 4, heads, head_dim, lab.device)
@@ -169,7 +169,7 @@ def test_block_sparse_chunk(lab, tokens, context, span):
     for dtype in lab.dtypes:
         length = tokens + context
         keys, values, tables = lab.cache([length], kv_heads, 16, head_dim, dtype)
-        q = lab.random(tokens, heads, head_dim, dtype=dtype)
+        q = lab.queries(tokens, heads, head_dim, dtype)
         out = lab.poisoned(*q.shape, dtype=dtype)
         rows, across = -(-tokens // span), -(-length // span)
         pattern = lab.random(heads, rows, across) > 0
