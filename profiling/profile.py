@@ -32,7 +32,7 @@ from .host import Pace, fitted, launch_seconds, paces
 from .journal import Journal, Point
 from .machine import Machine, ceilings, find_machine, hardware_card, make_timer
 from .operators import DoesNotFit, Operators, truncated
-from .refine import next_point
+from .refine import next_points
 from .results import ENGINE, HARDWARE, PLAN, SUMMARY, engine_values, plan_values, table_set, write_tables, write_yaml
 from .timer import Call, CpuTimer, CudaTimer, Timer, exactly
 
@@ -156,9 +156,8 @@ class Profile:
         self._collectives()
         self._confined(by_cache["auto"])
         self._closure(by_cache["auto"])
-        while self.in_time() and (chosen := next_point(self.journal)):
-            self.measure(chosen[0], calls)
-            self._progress(chosen[0])
+        while self.in_time() and (found := next_points(self.journal)):
+            self.all_of(found[0], calls)
         self.summary["chosen_configurations"] = _configurations()
 
     def _model(self) -> Model:

@@ -2,39 +2,46 @@
 
 Every kind is a family of curves over one axis, the others fixed. A point inside a curve is left out and predicted from
 its two neighbours; where that errs most, beyond the noise of the measurement, the wider of the two intervals around the
-point is halved.
+point is halved. Tables are looked up axis by axis, outer ones first, so a new place on an outer axis is measured at
+every place of the inner ones where both of its neighbours were.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 from .journal import Journal, Point
 from .timer import Sample
 
-# The axes along which a kind's curves run.
+# The axes along which a kind's curves run, and those that are outer to others.
 _AXES = {
-    "layer": ("tokens",), "sequence": ("sequences",), "decode_attention": ("context", "batch"),
+    "layer": ("tokens",), "sequence": ("sequences",), "decode_attention": ("batch", "context"),
     "prefill_attention": ("chunk", "context"),
 }  # fmt: skip
+_OUTER = ("batch", "chunk")
 _LEAST_ERROR = 0.01  # below that a further point does not pay
+_LEAST_STEP = 1.25  # neighbours that are nearer than this factor differ by noise
+
+Measured = list[tuple[Point, Sample]]
 
 
-def next_point(journal: Journal) -> tuple[Point, float] | None:
-    """The point to measure next and the relative error that calls for it; None where nothing calls."""
-    best: tuple[Point, float] | None = None
+def next_points(journal: Journal) -> tuple[list[Point], float] | None:
+    """The points to measure next and the relative error that calls for them; None where nothing calls."""
+    best: tuple[list[Point], float] | None = None
     for kind, axes in _AXES.items():
         measured = list(journal.samples(kind))
         for axis in axes:
             for curve in _curves(measured, axis):
-                for point, error in _candidates(curve, axis):
-                    if not journal.count(point) and (best is None or error > best[1]):
-                        best = point, error
-    return best if best and best[1] > _LEAST_ERROR else None
+                for middle, error in _candidates(curve, axis):
+                    if error > _LEAST_ERROR and (best is None or error > best[1]):
+                        points = [p for p in _at(measured, curve[0][0], axis, middle) if not journal.count(p)]
+                        best = (points, error) if points else best
+    return best
 
 
-def _curves(measured: Iterable[tuple[Point, Sample]], axis: str) -> Iterable[list[tuple[Point, Sample]]]:
-    curves: dict[tuple[object, ...], list[tuple[Point, Sample]]] = {}
+def _curves(measured: Measured, axis: str) -> Iterable[Measured]:
+    curves: dict[tuple[object, ...], Measured] = {}
     for point, sample in measured:
         fixed = tuple((name, value) for name, value in point.keys.items() if name != axis)
         curves.setdefault(fixed, []).append((point, sample))
@@ -43,11 +50,26 @@ def _curves(measured: Iterable[tuple[Point, Sample]], axis: str) -> Iterable[lis
             yield sorted(curve, key=lambda pair: pair[0].keys[axis])
 
 
-def _candidates(curve: list[tuple[Point, Sample]], axis: str) -> Iterable[tuple[Point, float]]:
-    for before, here, after in zip(curve, curve[1:], curve[2:], strict=False):
-        x0, x, x1 = (pair[0].keys[axis] for pair in (before, here, after))
-        y0, y, y1 = (pair[1].seconds for pair in (before, here, after))
-        error = abs(y0 + (y1 - y0) * (x - x0) / (x1 - x0) - y) / y - max(here[1].spread, 0.0)
-        low, high = (x0, x) if x - x0 > x1 - x else (x, x1)
-        if high - low > 1:
-            yield Point(here[0].kind, {**here[0].keys, axis: (low + high) // 2}), error
+def _candidates(curve: Measured, axis: str) -> Iterable[tuple[int, float]]:
+    """Places on the axis, each with the error of the point beside it."""
+    for (before, low), (here, sample), (after, high) in zip(curve, curve[1:], curve[2:], strict=False):
+        x0, x, x1 = (point.keys[axis] for point in (before, here, after))
+        predicted = low.seconds + (high.seconds - low.seconds) * (x - x0) / (x1 - x0)
+        error = abs(predicted - sample.seconds) / sample.seconds - sample.spread
+        left, right = (x0, x) if x - x0 > x1 - x else (x, x1)
+        if right - left > 1 and right >= _LEAST_STEP * left:
+            yield (left + right) // 2, error
+
+
+def _at(measured: Measured, like: Point, axis: str, place: int) -> list[Point]:
+    """The points at a place between two that were measured: one, or on an outer axis all that both neighbours have."""
+    if axis not in _OUTER:
+        return [Point(like.kind, {**like.keys, axis: place})]
+    inner = ("context", "batch") if axis == "chunk" else ("context",)
+    rows: dict[int, set[tuple[int, ...]]] = {}
+    for point, _ in measured:
+        if all(point.keys[name] == like.keys[name] for name in like.keys if name not in (axis, *inner)):
+            rows.setdefault(point.keys[axis], set()).add(tuple(point.keys[name] for name in inner))
+    low, high = next(pair for pair in pairwise(sorted(rows)) if pair[0] < place < pair[1])
+    cells = sorted(rows[low] & rows[high])
+    return [Point(like.kind, {**like.keys, axis: place, **dict(zip(inner, cell, strict=True))}) for cell in cells]

@@ -10,7 +10,7 @@ import yaml
 from servecast.errors import InputError
 from servecast.profiling.grids import coarse_to_fine, load_grid, spread
 from servecast.profiling.journal import Journal, Point
-from servecast.profiling.refine import next_point
+from servecast.profiling.refine import next_points
 from servecast.profiling.timer import Sample, joined
 
 
@@ -72,20 +72,35 @@ def curve(journal: Journal, operator: str, seconds: dict[int, float], noise: flo
 def test_the_next_point_halves_the_cell_that_interpolation_misses_most(tmp_path):
     journal = Journal(tmp_path / "points.jsonl", {})
     curve(journal, "straight", {1: 1.0, 101: 2.0, 1001: 11.0})
-    assert next_point(journal) is None
+    assert next_points(journal) is None
     curve(journal, "bent", {1: 1.0, 101: 1.0, 1001: 1.1})
     curve(journal, "step", {1: 1.0, 101: 3.0, 1001: 3.0})
-    point, error = next_point(journal)
+    (point,), error = next_points(journal)
     assert point.keys == {"operator": "step", "tp": 1, "tokens": 551}  # the wider side of the point that is missed
     assert error == pytest.approx(1.8 / 3.0)  # 1.2 by its neighbours
     journal.skip(point, "out of memory")
-    assert next_point(journal)[0] != point
+    assert next_points(journal)[0] != [point]
 
 
 def test_noise_calls_for_no_points(tmp_path):
     journal = Journal(tmp_path / "points.jsonl", {})
     curve(journal, "noisy", {1: 1.0, 101: 1.3, 1001: 1.0}, noise=0.5)
-    assert next_point(journal) is None
+    curve(journal, "near", {1000: 1.0, 1100: 1.3, 1200: 1.0})  # so near that only noise can tell them apart
+    assert next_points(journal) is None
+
+
+def test_a_new_place_on_an_outer_axis_is_measured_all_along_the_inner_ones(tmp_path):
+    """A look-up goes through rows: a row of one point would be flat."""
+    journal = Journal(tmp_path / "points.jsonl", {})
+    for chunk in (16, 64, 256):
+        for batch, context in ((1, 0), (1, 100), (1, 1000), (2, 0)):
+            if chunk * batch <= 256:
+                seconds = 1.0 + (chunk == 256) * 5.0 + context * 1e-3
+                keys = {"head_dim": 64, "batch": batch, "chunk": chunk, "context": context}
+                journal.add(Point("prefill_attention", keys), sample(seconds))
+    points, _ = next_points(journal)
+    assert {p.keys["chunk"] for p in points} == {160}
+    assert {(p.keys["batch"], p.keys["context"]) for p in points} == {(1, 0), (1, 100), (1, 1000)}
 
 
 def test_several_measurements_of_a_point_are_one_by_their_medians():

@@ -36,7 +36,7 @@ def task(files, tmp_path, config=None, **changes) -> Task:
 def short(monkeypatch):
     """One pass through the grid and no refinement."""
     monkeypatch.setattr("servecast.profiling.profile._PASSES", {"cpu": 1})
-    monkeypatch.setattr("servecast.profiling.profile.next_point", lambda journal: None)
+    monkeypatch.setattr("servecast.profiling.profile.next_points", lambda journal: None)
 
 
 @pytest.mark.parametrize("kind", ["dense", "experts"])
