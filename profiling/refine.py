@@ -70,6 +70,8 @@ def _at(measured: Measured, like: Point, axis: str, place: int) -> list[Point]:
     for point, _ in measured:
         if all(point.keys[name] == like.keys[name] for name in like.keys if name not in (axis, *inner)):
             rows.setdefault(point.keys[axis], set()).add(tuple(point.keys[name] for name in inner))
-    low, high = next(pair for pair in pairwise(sorted(rows)) if pair[0] < place < pair[1])
-    cells = sorted(rows[low] & rows[high])
+    around = next((pair for pair in pairwise(sorted(rows)) if pair[0] < place < pair[1]), None)
+    if around is None:  # there is a row already, which lacks what this curve is made of
+        return []
+    cells = sorted(rows[around[0]] & rows[around[1]])
     return [Point(like.kind, {**like.keys, axis: place, **dict(zip(inner, cell, strict=True))}) for cell in cells]

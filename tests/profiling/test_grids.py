@@ -103,6 +103,16 @@ def test_a_new_place_on_an_outer_axis_is_measured_all_along_the_inner_ones(tmp_p
     assert {(p.keys["batch"], p.keys["context"]) for p in points} == {(1, 0), (1, 100), (1, 1000)}
 
 
+def test_a_row_that_lacks_a_point_is_left_as_it_is(tmp_path):
+    journal = Journal(tmp_path / "points.jsonl", {})
+    for batch, contexts in ((1, (1, 900)), (2, (1,)), (3, (1, 900)), (9, (1, 900))):
+        for context in contexts:
+            keys = {"head_dim": 64, "batch": batch, "context": context}
+            journal.add(Point("decode_attention", keys), sample(1.0 + (context == 900) * batch**3))
+    points, _ = next_points(journal)
+    assert {p.keys["batch"] for p in points} == {6}  # not 2, between 1 and 3
+
+
 def test_several_measurements_of_a_point_are_one_by_their_medians():
     one = joined([Sample(1.0, 0.9, 1.1, 5, 100.0), Sample(9.0, 8.0, 10.0, 5, 200.0), Sample(2.0, 1.9, 2.2, 5, None)])
     assert one == Sample(2.0, 1.9, 2.2, 15, 150.0)
