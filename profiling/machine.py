@@ -21,8 +21,8 @@ _CARDS = {
     "NVIDIA A100-SXM4-40GB": "a100-40gb", "NVIDIA A10": "a10", "NVIDIA A10G": "a10g", "NVIDIA A40": "a40",
     "NVIDIA L4": "l4", "NVIDIA L40S": "l40s", "NVIDIA GeForce RTX 4090": "rtx-4090", "Tesla T4": "t4",
 }  # fmt: skip
-_COPY_BYTES = {"cuda": 4 << 30, "cpu": 64 << 20}
-_PRODUCT = {"cuda": 8192, "cpu": 1024}  # rows, columns and depth
+_COPY_BYTES = {"cuda": 4 << 30, "cpu": 32 << 20}
+_PRODUCT = {"cuda": 8192, "cpu": 512}  # rows, columns and depth
 
 
 @dataclass(frozen=True)

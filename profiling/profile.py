@@ -119,12 +119,15 @@ class Profile:
     # -- the parts -----------------------------------------------------------------------------------------------
 
     def run(self) -> dict[str, Any]:
-        """Measure until the budget is used, and write the results; also when interrupted."""
+        """Measure until the budget is used, and write the results; also when interrupted, which goes on upwards."""
         try:
             if self.task.budget > 0:
                 self._measure_everything()
         except KeyboardInterrupt:
-            self._say("interrupted: what was measured is written, and the same command goes on from here")
+            if len(self.journal):
+                self._write()
+            self._say("what was measured is written, and the same command goes on from here")
+            raise
         finally:
             if sys.stderr.isatty():
                 print("\r" + " " * 118 + "\r", end="", file=sys.stderr)

@@ -35,7 +35,7 @@ SMALL = {
         "_silu": [(1,)],
         "_rotary": [(2,)],
         "_write": [(3,)],
-        "_copy": [(2, "gather"), (2, "scatter")],
+        "_copy": [(1, "gather")],
         "_sample": [(1, False)],
     },
 }
