@@ -76,6 +76,8 @@ class Profile:
         head = {"machine": self.machine.key, "model": self.card.name, "tp": task.tp, "layers": self.small.layers}
         self.journal = Journal(task.out / "points.jsonl", head)
         self.timer: Timer = make_timer(task.device, task.with_power)
+        if task.with_power and getattr(self.timer, "meter", None) is None:
+            say("no power in the tables: it is not measured on a CPU, nor without pynvml and a counter in the driver")
         self._deadline = monotonic() + task.budget
         before = task.out / SUMMARY  # of a run that this one goes on from
         self.summary: dict[str, Any] = json.loads(before.read_text()) if before.exists() else {}

@@ -102,7 +102,7 @@ class CudaTimer:
     _MOST_CALLS = 256
 
     def __init__(self, seconds: float = 0.03, meter: PowerMeter | None = None, stream: Any = None) -> None:
-        self._seconds, self._meter = seconds, meter
+        self._seconds, self.meter = seconds, meter
         self._stream: Any = stream or torch.cuda.Stream()
 
     def measure(self, calls: Sequence[Call]) -> Sample:
@@ -123,7 +123,7 @@ class CudaTimer:
             replay = self._between(graph.replay)
             repeats = max(_LEAST_REPEATS, min(_MOST_REPEATS, int(self._seconds / replay)))
             times = [self._between(graph.replay) / count for _ in range(repeats)]
-            watts = self._meter.watts(graph.replay, self._stream.synchronize) if self._meter else None
+            watts = self.meter.watts(graph.replay, self._stream.synchronize) if self.meter else None
         return _sample(times, watts)
 
     def _between(self, work: Call) -> float:

@@ -67,7 +67,7 @@ class Model:
     caches : layers with a cache of their own; further ones share those, which is good for timing only.
     cache : (2 x caches, num_blocks, numbers of a block): a layer's keys, its values, the next layer's keys, ...
 
-    Raises InputError for a card that `check_supported` refuses.
+    Raises InputError for a card that `check_supported` refuses, and for a head size that the kernels cannot tile.
     """
 
     def __init__(
@@ -95,6 +95,10 @@ class Model:
         by_group = iter(stage.layers)
         groups = [next(by_group) for _ in card.groups]
         mixer = _mixer(groups[0])
+        if isinstance(self.operators, TritonOperators):
+            from .kernels.tuning import check_shape
+
+            check_shape(mixer.head_dim, block_size)
         if any(_mixer(group).kv_heads * _mixer(group).head_dim != mixer.kv_heads * mixer.head_dim for group in groups):
             raise InputError(
                 "model", f"{card.name} caches more in some layers than in others", "layers with one KV shape"

@@ -144,6 +144,14 @@ def test_a_truncated_card_keeps_every_kind_of_layer(files):
     assert truncated(card, cache_bytes=1 << 30).layers == 12
 
 
+def test_power_that_cannot_be_measured_is_said_and_left_out(files, tmp_path, short):
+    said = []
+    job = task(files, tmp_path, with_power=True)
+    profile(job, said.append)
+    assert "no power in the tables" in said[0]
+    assert load_tables(job.out / "tables").get("layer").watts is None
+
+
 def test_host_time_is_a_line_over_the_sequences():
     assert fitted([Pace(1, 11.0, 10.0), Pace(11, 23.0, 20.0)]) == pytest.approx((0.8, 0.2))
     assert fitted([Pace(1, 12.0, 10.0), Pace(11, 21.0, 20.0)]) == pytest.approx((1.5, 0.0))  # never falls

@@ -210,3 +210,10 @@ def test_what_the_engine_cannot_run_is_refused(plan_for):
     ):
         with pytest.raises(InputError, match=found):
             Server(plan_for(config), "cpu")
+
+
+def test_a_head_that_the_kernels_cannot_tile_is_refused_before_anything_runs():
+    card = model_from_config({**DENSE, "head_dim": 24}, "odd")
+    Model(card, device="cpu", num_blocks=2, block_size=16)  # torch can
+    with pytest.raises(InputError, match="head_dim: 24; expected a power of two from 16 to 256"):
+        Model(card, device="cpu", num_blocks=2, block_size=16, operators=TritonOperators())
