@@ -107,6 +107,18 @@ class Domain:
             free -= self.rank.extra_blocks(self.batch, self._next_boundary())
         return free
 
+    def cached_now(self, request: Request) -> int:
+        """Blocks of a prompt that its prefix cache has, in the middle of a leap too: what that has evicted is gone."""
+        rank, batch = self.rank, self.batch
+        promised: dict[int, int] = {}
+        taken = 0
+        if batch is not None and self.iterations > 1:
+            k = self._next_boundary()
+            taken = rank.extra_blocks(batch, k)
+            for other, tokens in batch.parts:
+                rank.promise(other, other.computed + k * tokens, promised)
+        return rank.lookup(request, promised, taken)[0]
+
     def prompts_under_way(self) -> list[tuple[int, int]]:
         """(tokens to compute, tokens in the cache) of the prompts in flight, as the iteration under way began."""
         if self.batch is None or not self.batch.parts:

@@ -94,6 +94,9 @@ class ListEngine:
     def free_now(self) -> int:
         return self.pool.free
 
+    def cached_now(self, request: Request) -> int:
+        return self.lookup(request, {})[0]
+
     # -- what happens to it --------------------------------------------------------------------------------------
 
     def arrive(self, request: Request) -> None:

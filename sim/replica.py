@@ -127,7 +127,7 @@ class Replica:
 
     def cached_tokens(self, request: Request) -> int:
         """Tokens of a prompt that the best of its prefix caches has now."""
-        found = max((d.rank.lookup(request, {})[0] for d in self.domains if d.rank.caching), default=0)
+        found = max((d.cached_now(request) for d in self.domains if d.rank.caching), default=0)
         return found * self.domains[0].rank.limits.block_size
 
     def release(self, request: Request) -> None:

@@ -42,7 +42,6 @@ def test_leap_is_step_by_step_is_the_oracle(small, name, engine, burst):
         assert (result.recorder.requests.columns()["end"] == 2).any()
 
 
-@pytest.mark.xfail(reason="a leap and its steps part where a decode replica caches prefixes", strict=False)
 @pytest.mark.parametrize("burst", [False, True])
 def test_so_it_is_with_prefix_caching_and_pipeline_stages(small, burst):
     table = small.table(80, 8.0, shared=5, burst=burst)

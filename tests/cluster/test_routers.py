@@ -50,6 +50,14 @@ def test_routers_decide_the_same_in_all_engines(small, name, view_age):
     small.run_all(small.plan([{"replicas": 3}], router={**choice, "view_age": view_age}), sessions(small))
 
 
+@pytest.mark.parametrize("name", ["prefix affinity", "dynamo", "predicted ttft"])
+def test_a_router_sees_the_cache_in_the_middle_of_a_leap(small, name):
+    """Small chunks and little memory: leaps cover prompts and evict prefixes while requests are routed by them."""
+    choice = ROUTERS[name] if isinstance(ROUTERS[name], dict) else {"name": ROUTERS[name]}
+    pool = {"replicas": 3, "max_num_batched_tokens": 64, "num_gpu_blocks_override": 90}
+    small.run_all(small.plan([pool], router=choice), sessions(small, seed=7))
+
+
 @pytest.mark.parametrize("name", TWO_POOLS)
 def test_two_pool_routers_decide_the_same_in_all_engines(small, name):
     router, pools = TWO_POOLS[name]
