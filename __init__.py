@@ -14,16 +14,29 @@ if TYPE_CHECKING:
     from .sim.report import build_report as build_report
     from .sim.run import run as run
     from .traces.load import load as load_trace
+    from .workbench.api import capacity as capacity
+    from .workbench.api import plan as plan
+    from .workbench.api import simulate as simulate
+    from .workbench.api import sweep as sweep
+    from .workbench.report import Report as Report
 
-__all__ = ["InputError", "__version__", "build_report", "load_plan", "load_slo", "load_trace", "run"]
+__all__ = [
+    "InputError", "Report", "__version__", "build_report", "capacity", "load_plan", "load_slo", "load_trace", "plan",
+    "run", "simulate", "sweep",
+]  # fmt: skip
 
 _HOME = {
     "InputError": "errors:InputError",
+    "Report": "workbench.report:Report",
     "build_report": "sim.report:build_report",
+    "capacity": "workbench.api:capacity",
     "load_plan": "configs.plan:load_plan",
     "load_slo": "configs.slo:load_slo",
     "load_trace": "traces.load:load",
+    "plan": "workbench.api:plan",
     "run": "sim.run:run",
+    "simulate": "workbench.api:simulate",
+    "sweep": "workbench.api:sweep",
 }
 
 

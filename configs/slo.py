@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf, isfinite
@@ -103,14 +104,19 @@ def load_slo(name: str) -> SLO:
     path = find("slos", name, "slo")
     data = read_mapping(path)
     try:
-        text = build(_Text, data)
-        return SLO(
-            _limits(text.goodput, "goodput"),
-            {name: _limits(limits, f"classes.{name}") for name, limits in text.classes.items()},
-            tuple(Objective.parse(line, f"objectives[{i}]") for i, line in enumerate(text.objectives)),
-        )
+        return slo_from(data)
     except InputError as error:
         raise error.at(f"{path}:") from None
+
+
+def slo_from(data: Mapping[str, Any]) -> SLO:
+    """An SLO from the mapping of its YAML file."""
+    text = build(_Text, data)
+    return SLO(
+        _limits(text.goodput, "goodput"),
+        {name: _limits(limits, f"classes.{name}") for name, limits in text.classes.items()},
+        tuple(Objective.parse(line, f"objectives[{i}]") for i, line in enumerate(text.objectives)),
+    )
 
 
 def _limits(texts: dict[str, Any], key: str) -> dict[str, float]:

@@ -6,14 +6,15 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Protocol
 
-from .sweep_run import Job, Outcome, attempt
+from .sweep_run import Job, Outcome, Source, attempt
 
 
 class Executor(Protocol):
@@ -35,6 +36,28 @@ class Executor(Protocol):
     def close(self) -> None:
         """Stop everything, finished or not."""
         ...
+
+
+class Here:
+    """Does each job in this process, with traces that are at hand by path."""
+
+    slots = 1
+
+    def __init__(self, sources: Mapping[Path, Source]) -> None:
+        self._sources = sources
+        self._jobs: list[Job] = []
+
+    def submit(self, job: Job) -> None:
+        """Keep the job for `wait`."""
+        self._jobs.append(job)
+
+    def wait(self) -> list[tuple[Job, Outcome]]:
+        """Do what was submitted."""
+        jobs, self._jobs = self._jobs, []
+        return [(job, attempt(job, self._sources[job.trace])) for job in jobs]
+
+    def close(self) -> None:
+        """Nothing is left running."""
 
 
 @dataclass

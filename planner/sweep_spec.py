@@ -17,6 +17,7 @@ the folder of the sweep's file.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from math import prod
@@ -82,11 +83,15 @@ def load_sweep(path: Path) -> list[Case]:
     """The runs of a sweep's file, in order. Raises `InputError` naming the key, before anything has run."""
     data = read_mapping(path)
     try:
-        file = build(_File, data)
-        loader = _Loader(path.parent)
-        return [loader.case(written, where) for written, where in _combinations(file)]
+        return sweep_cases(data, path.parent)
     except InputError as error:
         raise error.at(f"{path}:") from None
+
+
+def sweep_cases(data: Mapping[str, Any], folder: Path) -> list[Case]:
+    """The runs that the mapping of a sweep's file describes; its paths start at `folder`."""
+    loader = _Loader(folder)
+    return [loader.case(written, where) for written, where in _combinations(build(_File, data))]
 
 
 def _combinations(file: _File) -> list[tuple[dict[str, Any], str]]:

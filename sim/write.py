@@ -89,7 +89,7 @@ def _write_rows(path: Path, header: str, lines: Iterable[str]) -> None:
 
 # -- requests ----------------------------------------------------------------------------------------------------
 
-_LABELS = ("session", "model", "tenant", "request_class")
+LABELS = ("session", "model", "tenant", "request_class")
 _BATCH = 8192  # rows made into text at a time
 
 
@@ -106,10 +106,10 @@ def write_requests(run: Run, path: Path) -> None:
     """
     c = run.recorder.requests.columns()
     order = np.argsort(c["index"], kind="stable")
-    labels = {name: getattr(run.table, name) for name in _LABELS if getattr(run.table, name) is not None}
+    labels = {name: getattr(run.table, name) for name in LABELS if getattr(run.table, name) is not None}
     priority = [] if run.table.priority is None else ["priority"]
-    header = ["request_id", *labels, *priority, "replica", "status", *_COUNTS]
-    header += [f"{name}_s" for name in (*TIMES, *_LATENCIES, *COMPONENTS)]
+    header = ["request_id", *labels, *priority, "replica", "status", *COUNTS]
+    header += time_columns()
 
     def lines() -> Iterable[str]:
         for at in range(0, len(order), _BATCH):
@@ -119,8 +119,13 @@ def write_requests(run: Run, path: Path) -> None:
     _write_rows(path, ",".join(header), lines())
 
 
-_COUNTS = ("attempt", "prompt_tokens", "output_tokens", "generated", "cached_tokens", "preemptions")
+COUNTS = ("attempt", "prompt_tokens", "output_tokens", "generated", "cached_tokens", "preemptions")
 _LATENCIES = ("ttft", "tpot", "e2el")
+
+
+def time_columns() -> list[str]:
+    """The names of the columns that `fixed_point_columns` gives, in its order."""
+    return [f"{name}_s" for name in (*TIMES, *_LATENCIES, *COMPONENTS)]
 
 
 def _request_lines(c: dict[str, NDArray[np.int64]], run: Run, labels: dict[str, Any]) -> str:
@@ -136,9 +141,9 @@ def _request_lines(c: dict[str, NDArray[np.int64]], run: Run, labels: dict[str, 
     if run.table.priority is not None:
         columns.append(run.table.priority[rows].tolist())
     columns += [c["replica"].tolist(), [status[e] for e in c["end"].tolist()]]
-    columns += [c[name].tolist() for name in _COUNTS]
+    columns += [c[name].tolist() for name in COUNTS]
     pattern = ["%s"] * len(columns)
-    for ns, known in _fixed_point_columns(c):
+    for ns, known in fixed_point_columns(c):
         whole, part = np.divmod(ns, 1_000_000_000)
         if known.all():  # the usual case: two numbers and a point, formatted in one go
             columns += [whole.tolist(), part.tolist()]
@@ -151,7 +156,7 @@ def _request_lines(c: dict[str, NDArray[np.int64]], run: Run, labels: dict[str, 
     return "".join([line % row for row in zip(*columns, strict=True)])
 
 
-def _fixed_point_columns(c: dict[str, NDArray[np.int64]]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+def fixed_point_columns(c: dict[str, NDArray[np.int64]]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
     """Times, latencies and components in whole nanoseconds, each with where it is known."""
     at = {name: nanoseconds(np.maximum(c[name], 0)) for name in TIMES}
     for name in TIMES:

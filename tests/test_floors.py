@@ -23,6 +23,7 @@ BELOW = {  # folder -> what it may import
     "planner": {"configs", "traces", "costmodels", "sim"},
     "real_backend": {"configs", "traces", "costmodels", "sim"},
     "profiling": {"configs", "traces", "costmodels", "sim", "real_backend"},
+    "workbench": {"configs", "traces", "costmodels", "sim", "planner", "profiling"},
 }
 PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
 

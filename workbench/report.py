@@ -1,0 +1,93 @@
+"""A run in a notebook: tables, the report, and a picture of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..configs.slo import SLO
+from ..configs.strict import read_mapping
+from ..errors import InputError
+from ..sim.report import build_report
+from ..sim.run import Run
+from ..sim.terminal import table
+from ..sim.write import prepare_folder, write_results
+from .frames import read_frame, request_frame, series_frame, summary_frame
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+FILES = ("report.json", "requests.csv.gz", "timeseries.csv.gz")
+
+
+class Report:
+    """What a run says. docs/output.md explains every key and column.
+
+    data : the content of `report.json`. run : the run itself, None where the report was read from files.
+    """
+
+    def __init__(
+        self,
+        data: dict[str, Any],
+        requests: Callable[[], DataFrame],
+        timeseries: Callable[[], DataFrame],
+        run: Run | None = None,
+    ) -> None:
+        self.data, self.run = data, run
+        self._requests, self._timeseries = requests, timeseries
+
+    @classmethod
+    def of(cls, run: Run, slo: SLO | None = None, warmup: float = 0.0) -> Report:
+        """The report of a run. warmup : seconds of arrivals to leave out of the statistics (not of the tables)."""
+        data = build_report(run, slo, warmup)
+        return cls(data, lambda: request_frame(run), lambda: series_frame(run), run)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Report:
+        """What `servecast simulate --out` or `save` wrote. Raises `InputError` where a file is missing."""
+        folder = Path(folder)
+        for name in FILES:
+            if not (folder / name).is_file():
+                expected = f"a folder of `servecast simulate --out`, with {', '.join(FILES)}"
+                raise InputError(str(folder), f"no {name} in it", expected)
+        data = read_mapping(folder / FILES[0])
+        if not isinstance(data.get("simulation"), dict):
+            raise InputError(str(folder / FILES[0]), "no block `simulation`", "a report of servecast")
+        return cls(data, lambda: read_frame(folder / FILES[1]), lambda: read_frame(folder / FILES[2]))
+
+    def save(self, folder: str | Path) -> None:
+        """Write the files of `servecast simulate --out`. Raises `InputError` for a report that was read from files."""
+        if self.run is None:
+            raise InputError(str(folder), "a report that was read from files", "one that `simulate` gave")
+        prepare_folder(Path(folder))
+        write_results(self.run, self.data, Path(folder))
+
+    @property
+    def name(self) -> str:
+        """The plan's name."""
+        return str(self.data["simulation"]["plan"])
+
+    @cached_property
+    def requests(self) -> DataFrame:
+        """One row a request in order of submission; columns of `requests.csv.gz`, seconds and tokens."""
+        return self._requests()
+
+    @cached_property
+    def timeseries(self) -> DataFrame:
+        """One row a bin and engine; columns of `timeseries.csv.gz`, averages over the bin."""
+        return self._timeseries()
+
+    @cached_property
+    def summary(self) -> DataFrame:
+        """Milliseconds: rows ttft, tpot, itl, e2el; columns mean, median, std and percentiles."""
+        return summary_frame(self.data)
+
+    def __repr__(self) -> str:
+        return table(self.data)
+
+    def _repr_html_(self) -> str:
+        from .reprs import report_html
+
+        return report_html(self)
