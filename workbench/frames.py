@@ -37,11 +37,11 @@ def request_frame(run: Run) -> DataFrame:
     for name in LABELS:
         labels = getattr(table, name)
         if labels is not None:
-            columns[name] = pd.Categorical.from_codes(labels.codes[rows], list(labels.names))
+            columns[name] = pd.Categorical.from_codes(labels.codes[rows], pd.Index(labels.names))
     if table.priority is not None:
         columns["priority"] = table.priority[rows]
     columns["replica"] = c["replica"]
-    columns["status"] = pd.Categorical.from_codes(c["end"], [end.name.lower() for end in End])
+    columns["status"] = pd.Categorical.from_codes(c["end"], pd.Index([end.name.lower() for end in End]))
     columns |= {name: c[name] for name in COUNTS}
     for name, (nanoseconds, known) in zip(time_columns(), fixed_point_columns(c), strict=True):
         columns[name] = np.where(known, nanoseconds / 1e9, np.nan)
