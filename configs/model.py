@@ -86,18 +86,24 @@ class Format:
     bits: float
     compute: str  # a key of `HardwareCard.flops`
 
+    def __post_init__(self) -> None:
+        check(0 < self.bits <= 32, "bits", self.bits, "bits a parameter, above 0, at most 32")
+
 
 DTYPES = {"float16": Format(16, "fp16"), "bfloat16": Format(16, "bf16"), "float32": Format(32, "fp32")}
 
 # Names of vLLM's `--quantization` and of the formats themselves. Weight-only formats (None) compute in the model's
-# dtype. Bits: int4 has a 16-bit scale and a 4-bit zero a group of 128; mxfp4 8 bits a 32, nvfp4 8 bits a 16.
+# dtype. Bits: int4 has a 16-bit scale and a 4-bit zero a group of 128 (MARLIN's symmetric one no zero: 4.125 bits,
+# IST-DASLab/marlin); mxfp4 8 bits a 32, nvfp4 8 bits a 16; ternary packs five weights into a byte.
 QUANTIZATIONS: dict[str, tuple[float, str | None]] = {
     "fp8": (8, "fp8"),
     "int8": (8, "int8"),
     "awq": (4 + 20 / 128, None),
     "gptq": (4 + 20 / 128, None),
+    "marlin": (4 + 16 / 128, None),
     "mxfp4": (4.25, None),
     "nvfp4": (4.5, "fp4"),
+    "ternary": (8 / 5, "int8"),
 }
 
 
@@ -202,8 +208,11 @@ def check_parallel(card: ModelCard, parallel: Parallelism) -> None:
         raise InputError("enable_expert_parallel", f"true for {card.name}, which has no experts", "false")
 
 
-def quantized(card: ModelCard, name: str, key: str = "quantization") -> ModelCard:
-    """`card` with all its matrices stored as `name` (a key of `QUANTIZATIONS`), as vLLM's `--quantization` does."""
+def quantized(card: ModelCard, name: str | Format, key: str = "quantization") -> ModelCard:
+    """`card` with all its matrices stored as `name` (a key of `QUANTIZATIONS`, or a format), as vLLM's `--quantization`
+    does."""
+    if isinstance(name, Format):
+        return replace(card, linear=name, experts=name)
     if name not in QUANTIZATIONS:
         raise unknown_name(key, "weight format", name, QUANTIZATIONS)
     bits, compute = QUANTIZATIONS[name]

@@ -14,7 +14,7 @@ from ..errors import InputError
 from .catalog import find
 from .dynamics import Faults, Scaling
 from .engine import PolicyChoice
-from .model import Parallelism
+from .model import Format, Parallelism
 from .strict import build, check, read_mapping
 from .topology import Disaggregation, Topology
 
@@ -85,7 +85,8 @@ class Pool:
     role : whether its replicas compute prompts, decode, or both. fabric : replicas on different nodes exchange KV cache
         where this is the same.
     serves : labels of the trace's `model` column that this pool answers; empty = all that no other pool names.
-    quantization : weight format (a key of `model.QUANTIZATIONS`) instead of the one in the model's card.
+    quantization : weight format instead of the one in the model's card: a key of `model.QUANTIZATIONS`, or bits a
+        parameter and the number type of products (`{bits: 3.2, compute: bf16}`, for sizes in between as BitStack's).
     cost : "roofline", or the path of measured times: a table set, or a folder in a format that a reader knows.
     num_gpu_blocks_override : KV blocks of an engine, instead of the memory arithmetic.
     price_per_hour : USD for one accelerator.
@@ -99,7 +100,7 @@ class Pool:
     model: str | None = None
     engine: str | None = None
     cost: str | None = None
-    quantization: str | None = None
+    quantization: str | Format | None = None
     serves: tuple[str, ...] = ()
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1

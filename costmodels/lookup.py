@@ -9,7 +9,7 @@ from functools import reduce
 from ..configs.model import Attention, Format
 from .curve import Curve, lesser
 from .grid import Grid
-from .operators import AttentionCall, Collective, Experts, Gemm, RowOperator, Timing
+from .operators import AttentionCall, Collective, Experts, Gemm, Move, RowOperator, Timing
 from .prefill import Prefill
 from .table import Table, TableSet
 
@@ -46,7 +46,7 @@ class Lookup:
 
     def rows(self, operator: RowOperator) -> MeasuredRows | None:
         """By name where whole layers were measured, else by shape."""
-        for kind in ("layer", "sequence"):
+        for kind in ("layer", "sequence") if self._as_measured(operator) else ():
             named = self._at(kind, operator=operator.name, tp=self.tp)
             if isinstance(named, Curve):
                 return _stepped(named) if isinstance(operator, Gemm) else _over(named)
@@ -58,6 +58,12 @@ class Lookup:
             return _active(block, operator) if block else self._experts(operator)
         kernel = self._at("elementwise", operator=_KERNELS.get(operator.name, operator.name))
         return _over(kernel, operator.row_bytes) if isinstance(kernel, Curve) else None
+
+    def _as_measured(self, operator: RowOperator) -> bool:
+        """Whether tables of whole layers, if there are any, hold weights of the operator's width."""
+        model = self.tables.provenance.model
+        narrowest = _BITS.get(model.dtype or "", 16) if model else 16
+        return isinstance(operator, Move) or operator.format.bits >= narrowest
 
     def _gemm(self, operator: Gemm) -> MeasuredRows | None:
         """Between measured numbers of rows as measured, tile steps included; the faster of the table's kernels."""
@@ -146,6 +152,7 @@ class Lookup:
         return Prefill(alone, batch, decode.curve(1) if decode else None)
 
 
+_BITS = {"fp8": 8, "int8": 8, "fp4": 4.5}  # of stored weights, by the number type that a model was measured in; else 16
 _SIXTEEN = {"bf16": ("bf16", "fp16"), "fp16": ("fp16", "bf16")}  # the same kernels, whichever was measured
 
 
@@ -155,6 +162,8 @@ def dtypes(stored: Format) -> tuple[str, ...]:
         return _SIXTEEN[stored.compute]
     if stored.bits == 8:
         return ("fp8", "fp8_block") if stored.compute == "fp8" else (stored.compute,)
+    if 4 <= stored.bits < 4.2 and stored.compute in _SIXTEEN:  # AWQ, GPTQ, MARLIN; mxfp4 has other kernels
+        return ("int4_wo",)
     return ()
 
 
