@@ -1,6 +1,6 @@
 """The console script `servecast`: one command, sub-commands from every floor, and the exit codes.
 
-0 done; 1 a limit or an invariant was missed; 2 a mistake in the input, or interrupted.
+0 done; 1 a limit or an invariant was missed; 2 a mistake in the input, or interrupted; 3 a strict gate is unsure.
 """
 
 from __future__ import annotations
@@ -79,6 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     from .sim import bench_commands
     from .sim import commands as sim_commands
     from .traces import commands as trace_commands
+    from .workbench.gate import commands as gate_commands
 
     parser = _Parser(
         prog="servecast",
@@ -95,6 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     planner_commands.add_arguments(subparsers)
     bench_commands.add_arguments(subparsers)
     validation_commands.add_arguments(subparsers)
+    gate_commands.add_arguments(subparsers)
     return parser
 
 

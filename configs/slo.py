@@ -65,6 +65,7 @@ class Objective:
             return cls(text, metric, statistic, operator, duration(limit, key))
         if statistic:
             raise InputError(key, f"{metric} {statistic}", f"{metric} without a statistic")
+        limit = limit.removesuffix("of offered").rstrip() if metric == "goodput" else limit
         with suppress(ValueError):
             value = float(limit.removesuffix("%")) / (100 if limit.endswith("%") else 1)
             if isfinite(value):

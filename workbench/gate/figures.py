@@ -1,0 +1,121 @@
+"""The figures of a case's runs: by name and seed, with what explains them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...configs.slo import METRICS, SLO, STATISTICS, TOTALS
+from ...errors import InputError, unknown_name
+from ...sim.explain import dominating
+from ...sim.metrics import Finished
+from ...sim.records import COMPONENTS
+from ...sim.report import build_report
+from ...sim.run import Run, run
+from ...traces.table import RequestTable
+from ...traces.transform import limit, scale_rate
+from .cases import Case, Wanted
+
+
+@dataclass
+class Measured:
+    """What the runs of a case say. values : by figure, one a seed. report, run : of the first seed."""
+
+    values: dict[str, list[float | None]]
+    report: dict[str, Any]
+    run: Run
+    rows: str  # digest of all rows of all runs
+
+
+def measure(case: Case, trace: Any) -> Measured:
+    """Run every seed. trace : a function of the seed to the requests."""
+    values: dict[str, list[float | None]] = {}
+    rows = hashlib.sha256()
+    first: tuple[dict[str, Any], Run] | None = None
+    for seed in case.seeds:
+        result = run(changed(trace(seed), case), case.plan, seed=seed)
+        if result.interrupted:
+            raise KeyboardInterrupt
+        report = build_report(result, case.slo, case.warmup)
+        for name, value in figures(report, case.slo).items():
+            values.setdefault(name, []).append(value)
+        for wanted in case.wanted:
+            if wanted.request_class and seed == case.seeds[0]:
+                _check_class(wanted, result.table)
+        for column in result.recorder.requests.columns().values():
+            rows.update(column.tobytes())
+        first = first or (report, result)
+    assert first
+    return Measured(values, *first, rows.hexdigest()[:16])
+
+
+def changed(table: RequestTable, case: Case) -> RequestTable:
+    """The trace as the case wants it."""
+    if case.limit is not None:
+        table = limit(table, case.limit)
+    return table if case.rate_scale == 1 else scale_rate(table, case.rate_scale)
+
+
+def _check_class(wanted: Wanted, table: RequestTable) -> None:
+    names = table.request_class.names if table.request_class else ()
+    if wanted.request_class not in names:
+        raise unknown_name("class", "request class of this trace", wanted.request_class, names)
+    if len(names) < 2:
+        raise InputError("class", f"{wanted.request_class}, the only class of this trace", "an objective without class")
+
+
+def figures(report: dict[str, Any], slo: SLO) -> dict[str, float | None]:
+    """Every figure that an objective can be about, by the name that `Wanted.figure` gives: latencies in seconds."""
+    found = _latencies(report, METRICS)
+    found |= {name: report.get(name) for name in TOTALS if name != "goodput"}
+    if slo.limits or slo.classes:
+        found["goodput"] = report["slo"]["goodput_of_offered"]
+    found |= {name: _seconds(report[f"mean_{name}_ms"]) for name in COMPONENTS}
+    for request_class, group in report.get("groups", {}).get("request_class", {}).items():
+        own = _latencies(group, ("ttft", "tpot", "e2el")) | {"goodput": group.get("goodput_of_offered")}
+        found |= {f"{name} of {request_class}": value for name, value in own.items()}
+    return found
+
+
+def _latencies(report: dict[str, Any], metrics: tuple[str, ...]) -> dict[str, float | None]:
+    return {f"{m} {stat}": _seconds(report.get(f"{stat}_{m}_ms")) for m in metrics for stat in STATISTICS}
+
+
+def _seconds(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1e3
+
+
+def why(measured: Measured, case: Case, wanted: Wanted) -> str:
+    """The component of time that dominates where an objective is missed, in words."""
+    objective, requests = wanted.objective, Finished(measured.run, case.warmup)
+    mine = np.ones(len(requests), bool)
+    labels = measured.run.table.request_class
+    if wanted.request_class and labels:
+        mine = labels.codes[requests.rows] == labels.names.index(wanted.request_class)
+    if objective.metric == "goodput":
+        limits = case.slo.classes.get(wanted.request_class) or case.slo.limits
+        missing = {m: mine & (getattr(requests, m) > seconds) for m, seconds in limits.items()}
+        metric = max(missing, key=lambda m: int(missing[m].sum()), default="")
+        return _told(metric, dominating(metric, requests, missing[metric])) if metric and missing[metric].any() else ""
+    if objective.metric not in METRICS:
+        return str(measured.report["simulation"]["load"]["reason"])
+    late = requests.has_tpot if objective.metric == "itl" else getattr(requests, objective.metric) > objective.limit
+    late = late & mine
+    return _told(objective.metric, dominating(objective.metric, requests, late)) if late.any() else ""
+
+
+def _told(metric: str, found: dict[str, Any]) -> str:
+    if not found["dominating"]:
+        return ""
+    share = found["shares"][found["dominating"]]
+    return f"{metric} of {found['requests']:,} requests: mostly {found['dominating']} ({share:.0%})"
+
+
+def grown(now: dict[str, float], before: dict[str, float]) -> str:
+    """The component of E2E latency that grew most against a baseline, in words."""
+    growth = {name: now[name] - before[name] for name in COMPONENTS if name in now and name in before}
+    most = max(growth, key=lambda name: growth[name], default="")
+    return f"mostly {most}: {growth[most] * 1e3:+.3g} ms a request" if most and growth[most] > 0 else ""
