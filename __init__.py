@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from .workbench.api import plan as plan
     from .workbench.api import simulate as simulate
     from .workbench.api import sweep as sweep
+    from .workbench.compare import compare as compare
     from .workbench.report import Report as Report
 
 __all__ = [
-    "InputError", "Report", "__version__", "build_report", "capacity", "load_plan", "load_slo", "load_trace", "plan",
-    "run", "simulate", "sweep",
+    "InputError", "Report", "__version__", "build_report", "capacity", "compare", "load_plan", "load_slo", "load_trace",
+    "plan", "run", "simulate", "sweep",
 ]  # fmt: skip
 
 _HOME = {
@@ -30,6 +31,7 @@ _HOME = {
     "Report": "workbench.report:Report",
     "build_report": "sim.report:build_report",
     "capacity": "workbench.api:capacity",
+    "compare": "workbench.compare:compare",
     "load_plan": "configs.plan:load_plan",
     "load_slo": "configs.slo:load_slo",
     "load_trace": "traces.load:load",
