@@ -340,6 +340,17 @@ class ReplicaView(Protocol):
         ...
 
     @property
+    def load_before(self) -> Load:
+        """`load`, or what it was a while ago: since then only free blocks can have become fewer. Cheap: for a policy
+        that looks for the freest of many and asks the exact `load` of those that may be it."""
+        ...
+
+    @property
+    def load_ahead(self) -> Load:
+        """`load`, but with the fewest blocks that will be free before an engine decides anew or a request arrives."""
+        ...
+
+    @property
     def block_size(self) -> int: ...
     @property
     def by_priority(self) -> Mapping[int, int]:
@@ -429,6 +440,11 @@ class Rebalancer(Protocol):
 
     def pairs(self, views: Sequence[ReplicaView]) -> list[tuple[int, int]]:
         """Positions in `views`: from which replica to which one."""
+        ...
+
+    def calm(self, views: Sequence[ReplicaView]) -> bool:
+        """Whether `pairs` would find nothing until an engine decides anew or a request arrives, and need not be asked.
+        O(replicas)."""
         ...
 
     def candidate(self, running: Sequence[Request]) -> Request | None:

@@ -107,6 +107,11 @@ class Domain:
             free -= self.rank.extra_blocks(self.batch, self._next_boundary())
         return free
 
+    def free_ahead(self) -> int:
+        """KV blocks that will be free when the leap under way ends."""
+        free = self.rank.pool.free
+        return free if self.batch is None else free - self.rank.extra_blocks(self.batch, self.iterations)
+
     def cached_now(self, request: Request) -> int:
         """Blocks of a prompt that its prefix cache has, in the middle of a leap too: what that has evicted is gone."""
         rank, batch = self.rank, self.batch
@@ -127,11 +132,14 @@ class Domain:
         done = [(r, r.computed + before * tokens) for r, tokens in self.batch.parts]
         return [(r.target - computed, computed) for r, computed in done]
 
-    def same_until(self) -> int:
-        """The tick until which an onlooker sees nothing change unless somebody arrives; now, if it cannot be told."""
+    def outlook(self) -> tuple[int, int]:
+        """KV blocks that are free now, and the tick until which an onlooker sees nothing change unless somebody
+        arrives; now, if it cannot be told."""
         if self.batch is None:
-            return self.env.now
-        return self.start + span(self.base, self.slope, self._next_boundary())
+            return self.rank.pool.free, self.env.now
+        k = self._next_boundary()
+        free = self.rank.pool.free - (self.rank.extra_blocks(self.batch, k) if self.iterations > 1 else 0)
+        return free, self._boundary_after(k)
 
     def stop(self, now: int) -> None:
         """The run is cut off: book the iterations that have ended before `now`."""

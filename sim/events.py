@@ -10,6 +10,7 @@ from simpy import Environment
 from simpy.events import Event
 
 ARRIVALS = 0  # the place of everything that comes from outside; engines have the places from 1 on
+LOOKS = 1 << 62  # the place of who looks at everybody now and then: after all others
 
 
 class Clock(Environment):

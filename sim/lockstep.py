@@ -26,9 +26,9 @@ class LockstepLane(Domain):
             self._run_errands(now)
         return self._begin(now, now)
 
-    def same_until(self) -> int:
+    def outlook(self) -> tuple[int, int]:
         """The group may be quicker to look again than this lane."""
-        return self.env.now
+        return self.free_now(), self.env.now
 
     def end_leap(self, now: int, iterations: int) -> None:
         """Book the `iterations` that end now."""

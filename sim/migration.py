@@ -10,13 +10,17 @@ Source: AlibabaPAI/llumnix, branch osdi24ae (92f6f9d5).
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import inf
 from typing import Any
+
+from simpy.events import Event
 
 from ..costmodels.base import ticks
 from .claim import Claim
 from .cluster import Cluster
 from .core import Rebalancer, ReplicaView, Request
+from .events import LOOKS, Moment
 from .links import Flow
 from .replica import Replica
 from .sites import Sites
@@ -256,7 +260,7 @@ class Migrator:
 
 
 class Rebalancing:
-    """Asks the plan's rebalancer every period, as long as there are requests.
+    """Asks the plan's rebalancer every period, as long as there are requests; not while it says that all is calm.
 
     groups : replicas among which requests can move, with what the policy sees of them.
     """
@@ -273,17 +277,37 @@ class Rebalancing:
 
     def _wake(self, _: Request) -> None:
         if not self._armed:
-            self._armed = True
-            self.cluster.post(self.cluster.env.now + self._period, self._look)
+            self._arm(1)
 
-    def _look(self) -> None:
+    def _arm(self, periods: int) -> None:
+        self._armed = True
+        env = self.cluster.env
+        Moment(env, env.now + periods * self._period, LOOKS, self._look)
+
+    def _look(self, _: Event) -> None:
         self._armed = False
         if not self.cluster.live:
             return
         self.looks += 1
+        now = self.cluster.env.now
+        self.cluster.turn.tick, self.cluster.turn.place = now, LOOKS
+        found = False
+        for replicas, seen in self._present():
+            for source, target in self.policy.pairs(seen):
+                self.migrator.start(replicas[source], replicas[target])
+                found = True
+        self._arm(1 if found else self._calm_periods())
+
+    def _present(self) -> Iterator[tuple[list[Replica], list[ReplicaView]]]:
+        """The groups without replicas that are down."""
         for replicas, seen in self._groups:
-            present = [i for i, replica in enumerate(replicas) if replica.state in ("up", "draining")]
-            for source, target in self.policy.pairs([seen[i] for i in present]):
-                self.migrator.start(replicas[present[source]], replicas[present[target]])
-        self._armed = True
-        self.cluster.post(self.cluster.env.now + self._period, self._look)
+            here = [i for i, replica in enumerate(replicas) if replica.state in ("up", "draining")]
+            yield [replicas[i] for i in here], [seen[i] for i in here]
+
+    def _calm_periods(self) -> int:
+        """Periods until anything can have changed."""
+        env = self.cluster.env
+        ahead = env.peek() - env.now
+        if ahead <= self._period or ahead == inf or not all(self.policy.calm(seen) for _, seen in self._present()):
+            return 1
+        return int(-(-ahead // self._period))

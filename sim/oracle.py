@@ -22,6 +22,8 @@ from .kv import BlockPool
 class ListEngine:
     """One engine on lists. Arguments as `Rank` and `Domain`; `iterations` and `gaps` are its log."""
 
+    batch = None  # no leaps
+
     def __init__(
         self, env: Clock, turn: Turn, place: int, limits: Limits, policy: BatchPolicy, queue: QueuePolicy,
         blocks: int, lengths: Sequence[int], ended: Callable[[Request, int], None],
@@ -107,8 +109,8 @@ class ListEngine:
         parts = [r for flight in self.flights for r, _ in flight.parts]
         return [(r.target - r.computed, r.computed) for r in parts]
 
-    def same_until(self) -> int:
-        return self.env.now
+    def outlook(self) -> tuple[int, int]:
+        return self.pool.free, self.env.now
 
     def stop(self, now: int) -> None:
         """The run is cut off: nothing is booked before its end here."""

@@ -56,9 +56,9 @@ class PipelineDomain(Domain):
         parts = [r for flight in self.flights for r, _ in flight.batch.parts]
         return [(r.target - r.computed, r.computed) for r in parts]
 
-    def same_until(self) -> int:
+    def outlook(self) -> tuple[int, int]:
         """Batches come and go at any time."""
-        return self.env.now
+        return self.rank.pool.free, self.env.now
 
     def crash(self) -> list[Request]:
         """Lose everything, now."""

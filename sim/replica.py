@@ -20,6 +20,10 @@ class Replica:
     """
 
     __slots__ = (
+        "_ahead",
+        "_batch",
+        "_idle",
+        "_iterations",
         "_load",
         "_same_until",
         "by_priority",
@@ -46,6 +50,10 @@ class Replica:
         self.tokens = 0  # their prompt tokens
         self.by_priority: dict[int, int] = {}  # how many of each priority
         self._load: Load
+        self._ahead: Load | None = None
+        self._batch: Any = None  # under way as of `_load`, and its iterations; None where that says nothing
+        self._iterations = 0
+        self._idle = False
         self._same_until = -1
 
     @property
@@ -61,16 +69,53 @@ class Replica:
     @property
     def load(self) -> Load:
         """What it has to do; looked up again only when it may have changed."""
-        if self.domains[0].env.now < self._same_until:
+        engines = self.domains
+        if engines[0].env.now < self._same_until or self._still_idle():
             return self._load
-        loads = [_load(d, self.state == "draining") for d in self.domains]
-        self._load = loads[0] if len(loads) == 1 else _sum(loads)
-        self._same_until = min([d.same_until() for d in self.domains])
-        return self._load
+        if self._leaps_on():
+            free, self._same_until = engines[0].outlook()
+            self._load = Load(free, *self._load[1:])
+            return self._load
+        outlooks = [d.outlook() for d in engines]
+        loads = [_load(d, free, self.state == "draining") for d, (free, _) in zip(engines, outlooks, strict=True)]
+        self._load = load = loads[0] if len(loads) == 1 else _sum(loads)
+        self._same_until = min([until for _, until in outlooks])
+        if len(engines) == 1:
+            self._batch, self._iterations, self._ahead = engines[0].batch, engines[0].iterations, None
+            self._idle = not (load.running or load.waiting)
+        return load
+
+    @property
+    def load_before(self) -> Load:
+        """`load`, or what it was earlier in the same leap."""
+        return self._load if self._leaps_on() else self.load
+
+    @property
+    def load_ahead(self) -> Load:
+        """`load` as it will be when the leap under way ends."""
+        if self._ahead is not None and self._leaps_on():
+            return self._ahead
+        load = self.load
+        if self._batch is None:
+            return load
+        self._ahead = Load(self.domains[0].free_ahead(), *load[1:])
+        return self._ahead
+
+    def _leaps_on(self) -> bool:
+        """Whether the leap of `_load` is still under way, as long as it was then."""
+        engine = self.domains[0]
+        return self._batch is not None and engine.batch is self._batch and engine.iterations == self._iterations
+
+    def _still_idle(self) -> bool:
+        """Whether there was nothing to do as of `_load` and nothing has come since."""
+        rank = self.domains[0].rank
+        return self._idle and not rank.running and rank.pool.free == self._load.free_blocks
 
     def touch(self) -> None:
         """Something has changed from outside: `load` is to be looked up again."""
         self._same_until = -1
+        self._batch = None
+        self._idle = False
 
     @property
     def pending_tokens(self) -> int:
@@ -104,7 +149,7 @@ class Replica:
         """
         domain = self.expect(request)
         request.engine = domain
-        self._same_until = -1
+        self.touch()
         domain.arrive(request)
 
     def expect(self, request: Request) -> Domain:
@@ -147,7 +192,7 @@ def _sum(loads: Sequence[Load]) -> Load:
     return Load(free, total, running, waiting, head, queued, thrashing > 0, draining > 0)
 
 
-def _load(domain: Domain, draining: bool) -> Load:
+def _load(domain: Domain, free: int, draining: bool) -> Load:
     rank = domain.rank
     waiting = len(rank.waiting) + len(domain.inbox)
     head = queued = 0
@@ -158,7 +203,7 @@ def _load(domain: Domain, draining: bool) -> Load:
         head = blocks(first.target) if first else 0
         queued = sum([blocks(r.target) for r in chain(rank.waiting, domain.inbox)])
         thrashing = thrashing or any(r.preemptions and r.generated for r in islice(rank.waiting, 8))
-    return Load(domain.free_now(), rank.total_blocks, rank.running, waiting, head, queued, thrashing, draining)
+    return Load(free, rank.total_blocks, rank.running, waiting, head, queued, thrashing, draining)
 
 
 def _prompts(domain: Domain) -> Iterator[tuple[int, int]]:
@@ -195,6 +240,16 @@ class AgedView:
                 return known
         seen: Load = self.__getattr__("load")
         return seen
+
+    @property
+    def load_before(self) -> Load:
+        """A view does not change before it is taken again."""
+        return self.load
+
+    @property
+    def load_ahead(self) -> Load:
+        """Likewise."""
+        return self.load
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # not of a replica; asked when a checkpoint is read

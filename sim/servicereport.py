@@ -30,6 +30,7 @@ def service_figures(run: Run, requests: Finished) -> dict[str, Any]:
     if migrator:
         block["migrations"] = {
             "completed": migrator.done, "aborted": migrator.aborted, "bytes": migrator.bytes_due,
+            "looks": services.rebalancing.looks,
             **latency_statistics("downtime", np.array(migrator.downtimes) / TICKS_PER_SECOND),
         }  # fmt: skip
     block["links"] = _links(services, run.duration)

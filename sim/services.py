@@ -79,7 +79,9 @@ class Services:
             for group in groups for replica in group for d in [self._deployments[replica.pool]]
         }  # fmt: skip
         migrator = Migrator(self._cluster, self.sites, bytes_of, policy)
-        Rebalancing(self._cluster, policy, migrator, [(group, self._seen(group)) for group in groups])
+        self.rebalancing = Rebalancing(
+            self._cluster, policy, migrator, [(group, self._seen(group)) for group in groups]
+        )
         return migrator
 
     def _alike(self) -> Iterator[list[Replica]]:

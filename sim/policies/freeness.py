@@ -7,6 +7,7 @@ left, in KV blocks a request of the batch: the blocks' worth of decode steps unt
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,13 +30,24 @@ class Freeness:
     def __post_init__(self) -> None:
         high = self.high_priority
         check(high is None or high < 0, "high_priority", high, "a priority below 0, or nothing")
-        self._known: dict[int, tuple[Load, float]] = {}  # by replica: a view of some age is the same for many requests
+        self._known: dict[int, tuple[Load, float]] = {}  # by replica: a load is the same for many requests
+        self._known_ahead: dict[int, tuple[Load, float]] = {}
         check(self.target_tokens >= 0, "target_tokens", self.target_tokens, "0 or more tokens")
 
     def freeness(self, view: ReplicaView, urgent: bool = False) -> float:
         """Of one replica; -inf where it is emptied. urgent : for a high-priority request, whose headroom it is."""
-        load = view.load
-        known = self._known.get(view.id)
+        return self._of(view, view.load, urgent, self._known)
+
+    def freeness_before(self, view: ReplicaView, urgent: bool = False) -> float:
+        """Not less than `freeness`, and cheaper."""
+        return self._of(view, view.load_before, urgent, self._known)
+
+    def freeness_ahead(self, view: ReplicaView) -> float:
+        """Not more than `freeness` until an engine decides anew or a request arrives."""
+        return self._of(view, view.load_ahead, False, self._known_ahead)
+
+    def _of(self, view: ReplicaView, load: Load, urgent: bool, memory: dict[int, tuple[Load, float]]) -> float:
+        known = memory.get(view.id)
         if known and known[0] is load and self.high_priority is None:
             return known[1]
         value = float("-inf")
@@ -45,7 +57,7 @@ class Freeness:
             else:
                 batch, demand = load.running + (load.waiting > 0), load.head_blocks
             value = (load.free_blocks - demand - (0 if urgent else self._headroom(view))) / (batch or 1)
-        self._known[view.id] = load, value
+        memory[view.id] = load, value
         return value
 
     def _headroom(self, view: ReplicaView) -> int:
@@ -53,3 +65,13 @@ class Freeness:
         if high is None or not any(count for priority, count in view.by_priority.items() if priority <= high):
             return 0
         return max(0, view.load.total_blocks - self.target_tokens // view.block_size)
+
+
+def greatest(bounds: list[float], value: Callable[[int], float]) -> int:
+    """Position of the greatest value, the first of equal ones, given bounds from above: few values are computed."""
+    while True:
+        best = bounds.index(max(bounds))
+        exact = value(best)
+        if exact == bounds[best]:
+            return best
+        bounds[best] = exact

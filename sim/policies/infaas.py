@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..core import ReplicaView, Request
+from ..core import Load, ReplicaView, Request
+from .freeness import greatest
 
 
 @dataclass
@@ -16,10 +17,10 @@ class Infaas:
 
     def route(self, request: Request, views: Sequence[ReplicaView]) -> int:
         """The least loaded."""
-        loads = [self.load(view) for view in views]
-        return loads.index(min(loads))
+        bounds = [_spare(view.load_before) for view in views]
+        return greatest(bounds, lambda i: _spare(views[i].load))
 
-    def load(self, view: ReplicaView) -> float:
-        """1 = full; more with a queue."""
-        load = view.load
-        return (load.total_blocks - load.free_blocks + load.queued_blocks) / load.total_blocks
+
+def _spare(load: Load) -> float:
+    """1 - load: 0 = full; less with a queue."""
+    return (load.free_blocks - load.queued_blocks) / load.total_blocks

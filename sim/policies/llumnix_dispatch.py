@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..core import ReplicaView, Request
-from .freeness import Freeness
+from .freeness import Freeness, greatest
 
 
 @dataclass
@@ -24,5 +24,5 @@ class LlumnixDispatch(Freeness):
     def route(self, request: Request, views: Sequence[ReplicaView]) -> int:
         """The freest."""
         urgent = self.high_priority is not None and request.priority <= self.high_priority
-        free = [self.freeness(view, urgent) for view in views]
-        return free.index(max(free))
+        bounds = [self.freeness_before(view, urgent) for view in views]
+        return greatest(bounds, lambda i: self.freeness(views[i], urgent))

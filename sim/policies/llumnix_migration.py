@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 from ...configs.strict import check
-from ..core import ReplicaView, Request
-from .freeness import Freeness
+from ..core import Load, ReplicaView, Request
+from .freeness import Freeness, greatest
 
 
 @dataclass
@@ -32,26 +33,50 @@ class LlumnixMigration(Freeness):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._innocent: dict[int, Load] = {}  # by replica: its last load of no concern
         check(1e-6 <= self.period <= 1e8, "period", self.period, "seconds from 1e-6 to 1e8")
         check(self.last_stage_blocks >= 1, "last_stage_blocks", self.last_stage_blocks, "at least 1")
         check(self.max_stages >= 1, "max_stages", self.max_stages, "at least 1")
 
     def pairs(self, views: Sequence[ReplicaView]) -> list[tuple[int, int]]:
         """(source, target) positions."""
-        if len(views) < 2:
-            return []
-        free = [self.freeness(view) for view in views]
-        loads = [view.load for view in views]
-        thrashing = [load.thrashing for load in loads]
-        if min(free) >= self.threshold and not any(thrashing):
-            return []
-        order = sorted(range(len(views)), key=lambda i: (free[i], i))
-        sources = [i for i in order if (free[i] < self.threshold or thrashing[i]) and loads[i].running]
-        targets = [i for i in reversed(order) if free[i] > self.threshold and not thrashing[i]]
-        pairs = [pair for pair in zip(sources, targets, strict=False) if pair[0] != pair[1]]
+        suspects = self._suspects(views)
+        free = {i: self.freeness(views[i]) for i in suspects}
+        loads = {i: views[i].load for i in suspects}
+        sources = [i for i in suspects if (free[i] < self.threshold or loads[i].thrashing) and loads[i].running]
+        sources.sort(key=lambda i: (free[i], i))
+        pairs = list(zip(sources, self._targets(views), strict=False))
         if self.balanced:
             pairs = [(i, j) for i, j in pairs if views[i].free_share < views[j].free_share]
         return pairs
+
+    def _targets(self, views: Sequence[ReplicaView]) -> Iterator[int]:
+        """Those above the threshold, from the freest on."""
+        bounds = [self.freeness_before(view) for view in views]
+        while True:
+            best = greatest(bounds, lambda i: min(bounds[i], self.freeness(views[i])))
+            if bounds[best] <= self.threshold:
+                return
+            if not views[best].load.thrashing:
+                yield best
+            bounds[best] = -inf
+
+    def calm(self, views: Sequence[ReplicaView]) -> bool:
+        """No replica is below the threshold or has somebody preempted, nor will be before something happens."""
+        return not self._suspects(views)
+
+    def _suspects(self, views: Sequence[ReplicaView]) -> list[int]:
+        """Those that are sources now or before something happens; most are known not to be."""
+        found = []
+        for i, view in enumerate(views):
+            load = view.load_ahead
+            if self._innocent.get(view.id) is load:
+                continue
+            if self.freeness_ahead(view) < self.threshold or load.thrashing:
+                found.append(i)
+            elif self.high_priority is None:
+                self._innocent[view.id] = load
+        return found
 
     def candidate(self, running: Sequence[Request]) -> Request | None:
         """Who moves, of the decoding requests of the source."""

@@ -97,7 +97,7 @@ def test_a_rebalancer_pairs_the_least_free_with_the_freest():
         def __init__(self, free, running, by_priority=None, **keys):
             self.id, self.free_share, self.by_priority = id(self), free / 100, by_priority or {}
             load = {"waiting": 0, "head_blocks": 0, "queued_blocks": 0, "thrashing": False, "draining": False, **keys}
-            self.load = Load(free, 100, running, **load)
+            self.load = self.load_before = self.load_ahead = Load(free, 100, running, **load)
 
     views = [View(50, 5), View(10, 10), View(90, 3), View(0, 10)]
     assert LlumnixMigration().pairs(views) == [(3, 2), (1, 0)]
@@ -110,6 +110,32 @@ def test_a_rebalancer_pairs_the_least_free_with_the_freest():
     waiting = {"waiting": 4, "head_blocks": 20, "queued_blocks": 60}
     assert LlumnixMigration().freeness(View(40, 4, **waiting)) == (40 - 20) / 5  # the paper: the head's demand
     assert LlumnixMigration(queued="all").freeness(View(40, 4, **waiting)) == (40 - 60) / 8  # the artifact
+
+
+def test_bounds_of_a_load_hold(small, monkeypatch):
+    """At every look of a busy run: free blocks ahead <= now <= before, and all else is the same."""
+    fell = []
+    pairs = LlumnixMigration.pairs
+
+    def watched(policy, views):
+        for view in views:
+            before, ahead, load = view.load_before, view.load_ahead, view.load
+            assert ahead.free_blocks <= load.free_blocks <= before.free_blocks
+            assert ahead[1:] == load[1:] == before[1:]
+            fell.append(before.free_blocks > load.free_blocks)
+        return pairs(policy, views)
+
+    monkeypatch.setattr(LlumnixMigration, "pairs", watched)
+    small.run(small.table(110, 16.0, output=70, seed=3), plan_of(small))
+    assert len(fell) > 400 and any(fell)
+
+
+def test_a_calm_cluster_is_not_looked_at(small):
+    """With lots of room nothing can move before something happens: far fewer looks than periods of 50 ms."""
+    result = small.run(small.table(20, 0.5, output=100), plan_of(small, num_gpu_blocks_override=3000))
+    periods = result.duration / TICKS_PER_SECOND / 0.05
+    assert result.services.migrator.done == 0
+    assert result.services.rebalancing.looks < 0.4 * periods
 
 
 @pytest.mark.parametrize(
