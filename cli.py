@@ -79,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     from .sim import bench_commands
     from .sim import commands as sim_commands
     from .traces import commands as trace_commands
-    from .workbench import compare_commands
+    from .workbench import compare_commands, report_commands
     from .workbench.gate import commands as gate_commands
 
     parser = _Parser(
@@ -97,6 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
     planner_commands.add_arguments(subparsers)
     bench_commands.add_arguments(subparsers)
     validation_commands.add_arguments(subparsers)
+    report_commands.add_arguments(subparsers)
     compare_commands.add_arguments(subparsers)
     gate_commands.add_arguments(subparsers)
     return parser

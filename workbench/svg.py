@@ -16,7 +16,8 @@ Floats = NDArray[np.float64]
 # Okabe and Ito's palette: told apart by people with any kind of colour vision (https://jfly.uni-koeln.de/color/).
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _POINTS = 400  # of a line: more than the pixels of a chart show nothing
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 24, 36  # margins, pixels
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 20, 24, 36  # margins, pixels
+_HALO = ' paint-order="stroke" stroke="#fff" stroke-width="3"'  # keeps a name readable over lines
 _STYLE = "font:11px system-ui,sans-serif"
 
 
@@ -84,7 +85,7 @@ class _Axis:
         values = values[np.isfinite(values)]
         if log:
             values = np.maximum(values[values > 0], 1e-9)
-        low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
+        low, high = (float(values.min()), float(values.max())) if len(values) else (1.0, 10.0)
         if low == high:
             low, high = (low / 2, high * 2 or 1.0) if log else (min(low, 0.0), high or 1.0)
         self._scale: Callable[[float], float] = math.log10 if log else float
@@ -101,7 +102,7 @@ class _Axis:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             steps = (1, 2, 5) if len(decades) <= 3 else (1,)
             return [t for d in decades for s in steps if self.low <= (t := s * 10.0**d) <= self.high]
-        rough = (self.high - self.low) / 4
+        rough = (self.high - self.low) / 5
         unit = 10.0 ** math.floor(math.log10(rough))
         step = next(unit * s for s in (1, 2, 5, 10) if unit * s >= rough)
         return [step * i for i in range(math.ceil(self.low / step), math.floor(self.high / step + 1e-9) + 1)]
@@ -130,7 +131,7 @@ def _legend(names: Sequence[str], width: int) -> list[str]:
         y = _TOP + 14 + 14 * i
         color = COLORS[i % len(COLORS)]
         label = escape(name if len(name) <= 28 else name[:27] + "…")
-        parts.append(f'<text x="{width - _RIGHT - 6}" y="{y}" text-anchor="end" fill="{color}">{label}</text>')
+        parts.append(f'<text x="{width - _RIGHT - 6}" y="{y}" text-anchor="end" fill="{color}"{_HALO}>{label}</text>')
     return parts
 
 
