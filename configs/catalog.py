@@ -11,7 +11,14 @@ from .model import ModelCard
 from .strict import build, read_mapping
 
 _HERE = Path(__file__).parent
-_WORDS = {"plans": "plan", "slos": "SLO", "engines": "engine", "models": "model", "hardware": "hardware"}
+_WORDS = {
+    "plans": "plan",
+    "slos": "SLO",
+    "engines": "engine",
+    "models": "model",
+    "hardware": "hardware",
+    "compression": "KV compression",
+}
 
 
 def names(kind: str) -> tuple[str, ...]:

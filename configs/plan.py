@@ -16,6 +16,7 @@ from .dynamics import Faults, Scaling
 from .engine import PolicyChoice
 from .model import Format, Parallelism
 from .strict import build, check, read_mapping
+from .techniques import Techniques
 from .topology import Disaggregation, Topology
 
 LONGEST = 1e8  # seconds (three years) that any wait may take: the simulator's clock ends after four years
@@ -90,6 +91,7 @@ class Pool:
     cost : "roofline", or the path of measured times: a table set, or a folder in a format that a reader knows.
     num_gpu_blocks_override : KV blocks of an engine, instead of the memory arithmetic.
     price_per_hour : USD for one accelerator.
+    techniques : of the literature (docs/techniques.md).
     """
 
     name: str
@@ -122,6 +124,7 @@ class Pool:
     kv: PolicyChoice | None = None
     queue: PolicyChoice | None = None
     price_per_hour: float | None = None
+    techniques: Techniques = field(default_factory=Techniques)
 
     def __post_init__(self) -> None:
         positive = (
@@ -218,7 +221,7 @@ class Plan:
             values, Plan, ("topology", "disaggregation", "rebalancer", "admission", "scaling", "faults")
         )
         for pool in values["pools"]:
-            _leave_out_defaults(pool, Pool, ("fabric",))
+            _leave_out_defaults(pool, Pool, ("fabric", "techniques"))
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

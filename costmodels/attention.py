@@ -16,12 +16,20 @@ from .operators import AttentionCall
 _CHORDS = 8  # straight pieces for the stretch where a chunk grows into its window (off by at most 1/512 of it)
 
 
+_NONE = Curve.line(0, 0)
+
+
 @dataclass(frozen=True)
 class Work:
-    """Operations and bytes, each over a number of context tokens."""
+    """Operations and bytes, each over a number of context tokens.
+
+    unpacking : vector operations beside the products. fetched : bytes over the link to the host.
+    """
 
     flops: Curve
     bytes: Curve
+    unpacking: Curve = _NONE
+    fetched: Curve = _NONE
 
 
 def state_numbers(mixer: StateSpace) -> int:

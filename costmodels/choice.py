@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..configs.device import HardwareCard
 from ..configs.model import ModelCard, Parallelism
+from ..configs.techniques import NONE, Techniques
 from ..errors import InputError
 from .composed import ComposedCost
 from .host import HostOverhead
@@ -21,7 +22,7 @@ ROOFLINE = "roofline"
 
 def cost_model(
     source: str, model: ModelCard, hardware: HardwareCard, parallel: Parallelism, *, kv_cache_dtype: str,
-    host: HostOverhead, launch: Launch,
+    host: HostOverhead, launch: Launch, techniques: Techniques = NONE,
 ) -> ComposedCost:  # fmt: skip
     """The cost model of one replica.
 
@@ -36,7 +37,7 @@ def cost_model(
             pipeline_parallel_size=parallel.pipeline_parallel_size,
             data_parallel_size=parallel.data_parallel_size,
             enable_expert_parallel=parallel.enable_expert_parallel,
-            kv_cache_dtype=kv_cache_dtype, host=host, launch=launch,
+            kv_cache_dtype=kv_cache_dtype, host=host, launch=launch, techniques=techniques,
         )  # fmt: skip
     path = Path(source).expanduser()
     try:
@@ -47,7 +48,8 @@ def cost_model(
     if measured not in (None, hardware.name):
         raise InputError("cost", f"{source}, measured on {measured}", f"tables of {hardware.name}, or `{ROOFLINE}`")
     return MeasuredCost(
-        tables, model, hardware, parallel, kv_cache_dtype=kv_cache_dtype, host=host, launch=launch
+        tables, model, hardware, parallel, kv_cache_dtype=kv_cache_dtype, host=host, launch=launch,
+        techniques=techniques,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from typing import Self
 
 from ..configs.device import HardwareCard
 from ..configs.model import ModelCard, Parallelism, check_parallel
+from ..configs.techniques import NONE, Techniques
 from .base import StageCost, ticks
 from .collectives import point_to_point, ranks_of
 from .energy import Energy, busy_watts
@@ -18,6 +19,7 @@ from .launch import Launch, fed
 from .operators import OperatorTimes
 from .shapes import stage_operators
 from .stage import Stage
+from .techniques import with_techniques
 
 
 class ComposedCost:
@@ -45,14 +47,16 @@ class ComposedCost:
         kv_cache_dtype: str,
         host: HostOverhead,
         launch: Launch | None = None,
+        techniques: Techniques = NONE,
     ) -> None:
         check_parallel(model, parallel)
         self.model, self.hardware, self.parallel, self.label = model, hardware, parallel, label
-        self.times, self._kv_cache_dtype = times, kv_cache_dtype
+        self.times, self._kv_cache_dtype, self.techniques = times, kv_cache_dtype, techniques
         self.host_overhead, self.launch = host, launch or Launch()
         self._host_ticks: dict[int, int] = {}
         stages = range(parallel.pipeline_parallel_size)
-        self.operators = [stage_operators(model, parallel, stage, kv_cache_dtype) for stage in stages]
+        plain = [stage_operators(model, parallel, stage, kv_cache_dtype) for stage in stages]
+        self.operators = [with_techniques(stage, model, techniques) for stage in plain]
         self.stages: Sequence[StageCost] = self._fed()
 
     def _fed(self) -> Sequence[StageCost]:
@@ -106,6 +110,7 @@ class ComposedCost:
 
     def describe(self) -> dict[str, object]:
         """Provenance and parameters, for the report."""
+        used = {} if self.techniques == NONE else {"techniques": asdict(self.techniques.resolved())}
         return {
             "label": self.label,
             "model": self.model.name,
@@ -115,5 +120,6 @@ class ComposedCost:
             "kv_cache_dtype": self._kv_cache_dtype,
             "host": asdict(self.host_overhead),
             "launch": asdict(self.launch),
+            **used,
             **self.times.describe(self.operators),
         }

@@ -106,10 +106,10 @@ class Lookup:
 
     def _attention(self, kind: str, call: AttentionCall, **labels: object) -> Table | None:
         mixer = call.mixer
-        if not isinstance(mixer, Attention):
+        if not isinstance(mixer, Attention) or (call.kv and not call.kv.quantises_only):
             return None
         for dtype in _SIXTEEN.get(call.compute, (call.compute,)):
-            kv_dtype = "fp8" if call.cache_bytes == 1 else dtype
+            kv_dtype = f"int{call.kv.bits:g}" if call.kv else "fp8" if call.cache_bytes == 1 else dtype
             table = self.tables.find(
                 kind, dtype=dtype, kv_dtype=kv_dtype, heads=mixer.heads, kv_heads=mixer.kv_heads,
                 head_dim=mixer.head_dim, window=mixer.window or 0, **labels,

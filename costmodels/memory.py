@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from ..configs.device import HardwareCard
 from ..configs.model import ModelCard, Parallelism, check_parallel
+from ..configs.techniques import NONE, Techniques
 from ..errors import InputError
 from .operators import Collective, Experts, Gemm, RowOperator, StageOperators
 from .shapes import KVShape, kv_shape, stage_operators, weight_bytes
+from .techniques import with_techniques
 
 # Bytes a logit while an engine profiles its sampler with top-p (vLLM): 2 + 4 for the logits in the model's dtype and in
 # float32, 4 + 8 sorted values and indices, the rest scratch of the sort. 35 follows from the block count of the
@@ -71,6 +73,7 @@ def kv_capacity(
     block_size: int = 16,
     kv_cache_dtype: str = "auto",
     reserved_bytes: float = 0.0,
+    techniques: Techniques = NONE,
 ) -> KVCapacity:
     """The KV blocks that fit one replica of `card`, as vLLM counts them: the worker with the fewest decides.
 
@@ -90,7 +93,7 @@ def kv_capacity(
     capacities = []
     for stage in range(parallel.pipeline_parallel_size):
         operators = stage_operators(card, parallel, stage, kv_cache_dtype)
-        shape, weights = kv_shape(operators), weight_bytes(operators)
+        shape, weights = kv_shape(with_techniques(operators, card, techniques)), weight_bytes(operators)
         activations = activation_bytes(card, operators, max_num_batched_tokens, max_num_seqs)
         left = hardware.memory_bytes * gpu_memory_utilization - weights - activations - framework - reserved_bytes
         token = shape.token_bytes or sum(rate for _, rate in shape.windows)
@@ -105,7 +108,7 @@ def kv_capacity(
             stage=stage,
             shape=shape,
             block_size=block_size if token else _WHOLE_REQUEST,
-            num_blocks=int(left // (token * block_size or shape.state_bytes)),
+            num_blocks=int(left // (token * block_size or shape.constant_bytes)),
         )
         capacities.append(capacity)
     # A stage of state-space layers alone counts requests, not tokens: it decides only where no stage counts tokens.

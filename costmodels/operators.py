@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from ..configs.compression import KVCompression
 from ..configs.model import Format, Mixer
 from .curve import Curve
 
@@ -142,6 +143,7 @@ class AttentionCall:
     cache_bytes: float  # of one number in the KV cache
     dtype_bytes: int
     compute: str
+    kv: KVCompression | None = None  # what of the cache is kept and read, if not all
 
 
 @dataclass(frozen=True)

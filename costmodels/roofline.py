@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from ..configs.device import HardwareCard
-from ..configs.model import ModelCard, Parallelism
+from ..configs.model import Attention, ModelCard, Parallelism
+from ..configs.techniques import NONE, Techniques
 from .attention import Work, decode_work, prefill_work
 from .collectives import collective_seconds
 from .composed import ComposedCost
-from .curve import Curve, greater
+from .compressed import compressed_decode, compressed_prefill
+from .curve import Curve, greater, total
 from .host import HostOverhead
 from .launch import Launch
 from .operators import AttentionCall, Collective, Gemm, Move, RowOperator, StageOperators, Timing
@@ -42,9 +44,15 @@ class RooflineTimes:
         return self.hardware.achieved.attention_seconds, 0.0
 
     def decode(self, operator: AttentionCall, decodes: int) -> Curve:
+        mixer = operator.mixer
+        if operator.kv and isinstance(mixer, Attention):
+            return self._roof(operator, compressed_decode(operator, operator.kv, mixer, decodes))
         return self._roof(operator, decode_work(operator, decodes))
 
     def prefill(self, operator: AttentionCall, tokens: int) -> Curve:
+        mixer = operator.mixer
+        if operator.kv and isinstance(mixer, Attention):
+            return self._roof(operator, compressed_prefill(operator, operator.kv, mixer, tokens))
         return self._roof(operator, prefill_work(operator, tokens))
 
     def together(self, operator: AttentionCall, parts: int, tokens: int) -> Timing:
@@ -55,7 +63,14 @@ class RooflineTimes:
 
     def _roof(self, operator: AttentionCall, work: Work) -> Curve:
         rate = self.hardware.peak(operator.compute) * self.hardware.achieved.attention
-        return greater(work.flops.times(1 / rate), work.bytes.times(1 / self._bandwidth))
+        curve = greater(work.flops.times(1 / rate), work.bytes.times(1 / self._bandwidth))
+        if operator.kv and operator.kv.bits is not None:
+            curve = greater(curve, work.unpacking.times(1 / self.hardware.peak("fp32")))
+        if operator.kv and operator.kv.tier == "host":  # what is fetched is known only when the index has been read
+            link = self.hardware.host
+            fetching = work.fetched.times(1 / (link.bandwidth * self.hardware.achieved.link))
+            curve = total([curve, fetching, Curve.line(link.latency, 0)])
+        return curve
 
 
 class Roofline(ComposedCost):
@@ -73,6 +88,7 @@ class Roofline(ComposedCost):
         kv_cache_dtype: str = "auto",
         host: HostOverhead | None = None,
         launch: Launch | None = None,
+        techniques: Techniques = NONE,
     ) -> None:
         parallel = Parallelism(tensor_parallel_size, pipeline_parallel_size, data_parallel_size, enable_expert_parallel)
         super().__init__(
@@ -84,4 +100,5 @@ class Roofline(ComposedCost):
             kv_cache_dtype=kv_cache_dtype,
             host=host or HostOverhead(),
             launch=launch,
+            techniques=techniques,
         )

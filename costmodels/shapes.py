@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from ..configs.compression import KVCompression
 from ..configs.model import (
     DTYPES,
     MLP,
@@ -15,8 +16,10 @@ from ..configs.model import (
     Parallelism,
     StateSpace,
 )
+from ..configs.techniques import NONE, Techniques
 from ..errors import unknown_name
 from .attention import state_numbers
+from .compressed import index_bytes, older_bytes
 from .operators import (
     AttentionCall,
     Collective,
@@ -27,6 +30,7 @@ from .operators import (
     RowOperator,
     StageOperators,
 )
+from .techniques import with_techniques
 
 _CACHE_BYTES = {"fp8": 1.0, "fp8_e4m3": 1.0, "fp8_e5m2": 1.0, "int8": 1.0, "float16": 2.0, "bfloat16": 2.0}
 _SAMPLER_BYTES = 8  # traffic a logit, greedy: 7.5 and 8.6 measured (LLMServingSim profiles, RTX PRO 6000 and RTX 4090)
@@ -201,41 +205,57 @@ def parameters(card: ModelCard) -> tuple[int, int]:
 class KVShape:
     """Bytes of cache that requests take on one rank of one stage.
 
-    token_bytes : a token, in the layers that keep every token.
+    token_bytes : a token, in the layers that keep every token, or a share of all.
     windows : (window, bytes a token) of the layers that keep the last `window` tokens.
     state_bytes : a request, in state-space layers.
+    recent_bytes : a request, by which its latest tokens are larger than the others where those are compressed.
+    outgrown : tokens after which the layers of `token_bytes` keep no more; None: never.
     """
 
     token_bytes: float
     windows: tuple[tuple[int, float], ...]
     state_bytes: float
+    recent_bytes: float = 0.0
+    outgrown: int | None = None
 
     @property
     def constant_bytes(self) -> float:
         """What a request takes besides `token_bytes` once it has outgrown every window."""
-        return self.state_bytes + sum(window * token for window, token in self.windows)
+        return self.state_bytes + self.recent_bytes + sum(window * token for window, token in self.windows)
 
     def request_bytes(self, tokens: int) -> float:
         """Bytes of a request with `tokens` tokens in the cache."""
         windowed = sum(min(tokens, window) * token for window, token in self.windows)
-        return self.token_bytes * tokens + windowed + self.state_bytes
+        kept = tokens if self.outgrown is None else min(tokens, self.outgrown)
+        return self.token_bytes * kept + windowed + self.state_bytes + self.recent_bytes
 
 
 def kv_shape(stage: StageOperators) -> KVShape:
     """The cache of one rank of a stage; KV heads are copied where there are fewer of them than ranks."""
-    token, state = 0.0, 0.0
+    token, state, recent = 0.0, 0.0, 0.0
+    outgrown: int | None = None
     windows: dict[int, float] = {}
     for group in stage.layers:
-        mixer, element = group.attention.mixer, group.attention.cache_bytes
+        mixer, element, rule = group.attention.mixer, group.attention.cache_bytes, group.attention.kv
         if isinstance(mixer, StateSpace):
             state += group.count * state_numbers(mixer) * group.attention.dtype_bytes
             continue
         row = group.count * element * _row_numbers(mixer)
         if isinstance(mixer, Attention) and mixer.window:
             windows[mixer.window] = windows.get(mixer.window, 0.0) + row
+        elif isinstance(mixer, Attention) and rule:
+            older = group.count * _older_bytes(rule, mixer, element)
+            token, outgrown = token + older, rule.outgrown
+            recent += rule.recent * max(0.0, row - older)
         else:
             token += row
-    return KVShape(token, tuple(sorted(windows.items())), state)
+    return KVShape(token, tuple(sorted(windows.items())), state, recent, outgrown)
+
+
+def _older_bytes(rule: KVCompression, mixer: Attention, element: float) -> float:
+    """Of an older token in one layer on the device, those that are not kept counting as none."""
+    stored = _row_numbers(mixer) * older_bytes(rule, element) if rule.tier == "device" else 0.0
+    return rule.keep * (stored + mixer.kv_heads * index_bytes(rule))
 
 
 def _row_numbers(mixer: Attention | LatentAttention) -> int:
@@ -245,6 +265,6 @@ def _row_numbers(mixer: Attention | LatentAttention) -> int:
     return 2 * mixer.kv_heads * mixer.head_dim
 
 
-def model_kv_shape(card: ModelCard, kv_cache_dtype: str = "auto") -> KVShape:
+def model_kv_shape(card: ModelCard, kv_cache_dtype: str = "auto", techniques: Techniques = NONE) -> KVShape:
     """The cache of the whole model, every number once: what travels when a request moves."""
-    return kv_shape(stage_operators(card, Parallelism(), 0, kv_cache_dtype))
+    return kv_shape(with_techniques(stage_operators(card, Parallelism(), 0, kv_cache_dtype), card, techniques))

@@ -7,6 +7,7 @@ from functools import cached_property
 
 from ..configs.device import HardwareCard
 from ..configs.model import ModelCard, Parallelism
+from ..configs.techniques import NONE, Techniques
 from .base import StageCost
 from .composed import ComposedCost
 from .curve import Curve
@@ -37,7 +38,7 @@ class MeasuredCost(ComposedCost):
     def __init__(
         self, tables: TableSet, model: ModelCard, hardware: HardwareCard, parallel: Parallelism, *,
         kv_cache_dtype: str = "auto", host: HostOverhead | None = None, launch: Launch | None = None,
-        routing: str = ROUTING,
+        routing: str = ROUTING, techniques: Techniques = NONE,
     ) -> None:  # fmt: skip
         times = TableTimes(
             tables, model, parallel, RooflineTimes(hardware), routing=routing, gpus_per_node=hardware.gpus_per_node
@@ -45,7 +46,7 @@ class MeasuredCost(ComposedCost):
         self.extremes = times.uneven is not None
         super().__init__(
             model, hardware, parallel, times, label="measured", kv_cache_dtype=kv_cache_dtype,
-            host=host or HostOverhead(), launch=launch,
+            host=host or HostOverhead(), launch=launch, techniques=techniques,
         )  # fmt: skip
 
     def compiled(self, times: OperatorTimes) -> Sequence[StageCost]:

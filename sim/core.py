@@ -179,6 +179,31 @@ class Limits:
         """KV blocks of a request with `tokens` tokens in the cache."""
         return self.fixed_blocks - (-tokens // self.block_size)
 
+    outgrown = FOREVER  # tokens of a request after which it takes no more blocks
+
+    def figures(self) -> dict[str, int]:
+        """By name, for the report."""
+        return {name: getattr(self, name) for name in Limits.__slots__}
+
+
+class CappedLimits(Limits):
+    """Limits of requests that stop growing: of more than `outgrown` tokens the cache keeps no more."""
+
+    __slots__ = ("outgrown",)
+
+    def __init__(self, plain: Limits, outgrown: int) -> None:
+        for name in Limits.__slots__:
+            setattr(self, name, getattr(plain, name))
+        self.outgrown = outgrown
+
+    def blocks(self, tokens: int) -> int:
+        """KV blocks of a request with `tokens` tokens computed."""
+        return self.fixed_blocks - (-min(tokens, self.outgrown) // self.block_size)
+
+    def figures(self) -> dict[str, int]:
+        """By name, for the report."""
+        return {**super().figures(), "outgrown": self.outgrown}
+
 
 class RankView(Protocol):
     """What a batch or KV policy sees of one engine. Read only: a policy decides, the engine acts."""

@@ -20,7 +20,7 @@ from ..costmodels.memory import KVCapacity, kv_capacity
 from ..costmodels.transfer import swap_seconds
 from ..errors import InputError, unknown_name
 from ..traces.table import PrefixBlocks
-from .core import BatchPolicy, Limits, QueuePolicy, Router
+from .core import BatchPolicy, CappedLimits, Limits, QueuePolicy, Router
 from .dynamics import check_dynamics
 from .kv import BlockPool
 from .policies.registry import make_policy
@@ -118,17 +118,22 @@ def deploy(plan: Plan) -> list[Deployment]:
 
 def _caches_prefixes(deployment: Deployment) -> bool:
     """Whether prefix caching is on: as the pool says, else where engine, batch policy and model can do it."""
-    pool, limits = deployment.pool, deployment.limits
+    pool = deployment.pool
     wanted = pool.enable_prefix_caching
     where = f"{deployment.where}.enable_prefix_caching"
     able = getattr(deployment.batch_policy(), "caches_prefixes", False)
     if wanted and not able:
         raise InputError(where, "true, with a batch policy that does not look prefixes up", "false, or batch: vllm_v1")
-    if wanted and limits.fixed_blocks:
+    shape, rule = deployment.capacity.shape, pool.techniques.compression
+    if wanted and (shape.windows or shape.state_bytes):
         found = f"true, and {deployment.model.name} has layers whose KV does not grow with the context"
         raise InputError(where, found, "false: such layers' blocks are not cached here")
+    if wanted and rule and rule.drops:
+        found = f"true, and {rule.name} drops tokens that only this query does not need"
+        raise InputError(where, found, "false: the next query on the same prefix must prefill it again")
     if wanted is None:
-        return deployment.preset.enable_prefix_caching and able and not limits.fixed_blocks
+        keeps = not (shape.windows or shape.state_bytes or (rule and rule.drops))
+        return deployment.preset.enable_prefix_caching and able and keeps
     return wanted
 
 
@@ -153,6 +158,7 @@ def _deploy(plan: Plan, pool: Pool, where: str) -> Deployment:
             max_num_seqs=limits.max_num_seqs,
             block_size=limits.block_size,
             kv_cache_dtype=pool.kv_cache_dtype,
+            techniques=pool.techniques,
         )  # fmt: skip
         cost = priced(plan, pool, preset, model, hardware, limits)
     except InputError as error:
@@ -169,6 +175,7 @@ def priced(
         kv_cache_dtype=pool.kv_cache_dtype,
         host=_host_overhead(preset, _first(pool.async_scheduling, preset.async_scheduling)),
         launch=_launch(preset, limits),
+        techniques=pool.techniques,
     )  # fmt: skip
 
 
@@ -247,6 +254,16 @@ def _limits(pool: Pool, preset: EnginePreset, model: ModelCard, hardware: Hardwa
     return limits
 
 
+def _capped(limits: Limits, pool: Pool, capacity: KVCapacity, where: str) -> Limits:
+    """The limits of requests of which the cache keeps so many tokens at most, where a technique says so."""
+    rule = pool.techniques.compression
+    if rule and sum(rule.kept(limits.max_model_len)) < limits.block_size:
+        found = f"{rule.name}, which keeps {sum(rule.kept(limits.max_model_len)):g} tokens of {limits.max_model_len}"
+        raise InputError(where, found, f"at least a KV block of {limits.block_size} tokens")
+    outgrown = capacity.shape.outgrown
+    return limits if outgrown is None else CappedLimits(limits, outgrown)
+
+
 def _first(*values: bool | None) -> bool:
     return next(bool(v) for v in values if v is not None)
 
@@ -260,6 +277,7 @@ def _sized(
     block_bytes = capacity.shape.token_bytes * capacity.block_size
     if block_bytes:
         limits.fixed_blocks = -int(-capacity.shape.constant_bytes // block_bytes)
+    limits = _capped(limits, pool, capacity, f"{where}.techniques.kv")
     blocks = (pool.num_gpu_blocks_override or capacity.num_blocks) - preset.reserved_blocks
     if limits.blocks(limits.max_model_len) > blocks:
         fits = max(0, blocks - limits.fixed_blocks) * limits.block_size

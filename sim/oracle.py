@@ -216,7 +216,8 @@ class ListEngine:
             tokens = 1
             if not self.kv.grows:
                 return 0
-        held = self.limits.fixed_blocks + math.ceil((request.computed + tokens) / self.limits.block_size)
+        kept = min(request.computed + tokens, self.limits.outgrown)
+        held = self.limits.fixed_blocks + math.ceil(kept / self.limits.block_size)
         return max(0, held - request.blocks)
 
     def make_room(self, step: Step) -> bool:

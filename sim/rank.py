@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 
 from ..costmodels.base import Chunk
+from .capped import CappedCohort
 from .cohort import Cohort
-from .core import BatchPolicy, Limits, Part, QueuePolicy, Request, Step
+from .core import FOREVER, BatchPolicy, Limits, Part, QueuePolicy, Request, Step
 from .kv import BlockPool
 from .queues import make_queue
 
@@ -88,7 +89,8 @@ class Rank:
 
     def _cohort(self) -> Cohort:
         # Where a block holds more than any request (models with a constant state), nobody ever needs a second one.
-        return Cohort(self.limits, self.kv.grows and self.limits.block_size <= self.limits.max_model_len)
+        grows = self.kv.grows and self.limits.block_size <= self.limits.max_model_len
+        return Cohort(self.limits, grows) if self.limits.outgrown == FOREVER else CappedCohort(self.limits, grows)
 
     def ordered(self) -> list[Request]:
         """Decodes and prefills that may run now, in list order."""
@@ -142,7 +144,8 @@ class Rank:
     def _growth(self, request: Request, tokens: int) -> int:
         """Blocks that one iteration of a running request takes: a decode, or a chunk of `tokens`."""
         if request.cohort:
-            return int(self.kv.grows and request.context() % self.limits.block_size == 0)
+            context = request.context()
+            return int(self.kv.grows and context % self.limits.block_size == 0 and context < self.limits.outgrown)
         return max(0, self.limits.blocks(request.computed + tokens) - request.blocks)
 
     def _make_room(self, step: Step) -> int:

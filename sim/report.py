@@ -114,7 +114,7 @@ def _pool(run: Run, number: int) -> dict[str, Any]:
         "replicas": d.pool.replicas,
         "accelerators": d.pool.accelerators,
         "engine": d.preset.name,
-        "limits": {name: getattr(d.limits, name) for name in d.limits.__slots__},
+        "limits": d.limits.figures(),
         "kv_blocks": d.blocks,
         "kv_tokens": d.blocks * d.limits.block_size,
         "kv_capacity": d.capacity.lines(),

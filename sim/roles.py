@@ -81,6 +81,9 @@ def _check_pair(source: Deployment, target: Deployment) -> None:
     if a.kv_cache_dtype != b.kv_cache_dtype:
         found = f"{b.kv_cache_dtype!r}, and pool {a.name!r} has {a.kv_cache_dtype!r}"
         raise InputError(f"{target.where}.kv_cache_dtype", found, "one KV format in all pools that hand requests over")
+    if a.techniques.kv != b.techniques.kv:
+        found = f"{b.techniques.kv!r}, and pool {a.name!r} has {a.techniques.kv!r}"
+        raise InputError(f"{target.where}.techniques.kv", found, "one KV format in all pools that hand requests over")
     if a.fabric != b.fabric:
         found = f"{b.fabric!r}, and pool {a.name!r} is on {a.fabric!r}: no link connects them"
         raise InputError(f"{target.where}.fabric", found, f"{a.fabric!r}, so that KV caches can be handed over")

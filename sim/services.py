@@ -63,7 +63,7 @@ class Services:
         handoff = Handoff(
             self._cluster, self.sites, self._plan.disaggregation or Disaggregation(), router,
             _begun(make_decode_router(self._plan), self._seed, "decode router"), decodes, self._seen(decodes),
-            model_kv_shape(first.model, first.pool.kv_cache_dtype).request_bytes,
+            model_kv_shape(first.model, first.pool.kv_cache_dtype, first.pool.techniques).request_bytes,
             sum(group.count for group in first.model.groups),
         )  # fmt: skip
         self._cluster.handoff = handoff
@@ -75,7 +75,7 @@ class Services:
     def _migrator(self, policy: Rebalancer) -> Migrator:
         groups = list(self._alike())
         bytes_of = {
-            replica: model_kv_shape(d.model, d.pool.kv_cache_dtype).request_bytes
+            replica: model_kv_shape(d.model, d.pool.kv_cache_dtype, d.pool.techniques).request_bytes
             for group in groups for replica in group for d in [self._deployments[replica.pool]]
         }  # fmt: skip
         migrator = Migrator(self._cluster, self.sites, bytes_of, policy)
@@ -89,7 +89,8 @@ class Services:
         groups: dict[Any, list[Replica]] = {}
         for replica in self.replicas:
             d = self._deployments[replica.pool]
-            key = (d.model.name, d.pool.kv_cache_dtype, d.limits.block_size, d.pool.fabric, d.pool.serves, d.lockstep)
+            stored = (d.pool.kv_cache_dtype, d.pool.techniques, d.limits.block_size)
+            key = (d.model.name, *stored, d.pool.fabric, d.pool.serves, d.lockstep)
             if replica.role != "prefill" and not d.lockstep:
                 groups.setdefault(key, []).append(replica)
         yield from groups.values()

@@ -12,7 +12,7 @@ from servecast.costmodels.base import FOREVER, TICKS_PER_SECOND
 from servecast.sim.asynchronous import AheadDomain
 from servecast.sim.clients import ClosedLoop, OpenLoop, Patience
 from servecast.sim.cluster import Cluster, TraceColumns
-from servecast.sim.core import Limits
+from servecast.sim.core import CappedLimits, Limits
 from servecast.sim.domain import Domain
 from servecast.sim.events import Clock
 from servecast.sim.gaps import Gaps
@@ -86,6 +86,7 @@ class Setup:
     enable_chunked_prefill: bool = True
     block_size: int = 16
     fixed_blocks: int = 0
+    outgrown: int = 0  # tokens after which a request takes no more blocks; 0 = never
     users: int = 0
     think_time: float = 0.0
     timeout: float = float("inf")
@@ -287,6 +288,8 @@ def simulate(
         setup.max_num_seqs, setup.max_num_batched_tokens, setup.max_model_len, setup.block_size,
         setup.enable_chunked_prefill, setup.long_prefill_token_threshold, setup.fixed_blocks,
     )  # fmt: skip
+    if setup.outgrown:
+        limits = CappedLimits(limits, setup.outgrown)
     engines: list[Any] = []
     for i in range(setup.replicas):
         policy = make_policy("batch", setup.batch, setup.batch_parameters)

@@ -57,15 +57,16 @@ def sharing(lab, n, rate, seed, block=16, rule="floor", heads=3, depth=12):
     rate=st.floats(5, 500),
     budget=st.sampled_from([32, 256]),
     replicas=st.integers(1, 2),
+    fixed=st.sampled_from([0, 3]),
     seed=st.integers(0, 10**6),
 )
 def test_runs_are_single_blocks_and_leaps_are_steps(
-    lab, blocks, block_size, trace_block, rule, rate, budget, replicas, seed
+    lab, blocks, block_size, trace_block, rule, rate, budget, replicas, fixed, seed
 ):
     table = sharing(lab, 40, rate, seed, trace_block, rule)
     setup = lab.Setup(
-        blocks=blocks, block_size=block_size, max_model_len=blocks * block_size, replicas=replicas,
-        max_num_batched_tokens=budget, caching="runs",
+        blocks=blocks, block_size=block_size, max_model_len=(blocks - fixed) * block_size, replicas=replicas,
+        max_num_batched_tokens=budget, caching="runs", fixed_blocks=fixed,
     )  # fmt: skip
     plain = dataclasses.replace(setup, caching="plain")
     leap = lab.simulate(setup, table, "leap")

@@ -21,6 +21,8 @@ POLICIES = {
     "v1 sjf": {"batch": "vllm_v1", "queue": "sjf"},
     "v1 long prefill threshold": {"batch": "vllm_v1", "long_prefill_token_threshold": 48},
     "v1 hybrid model": {"batch": "vllm_v1", "fixed_blocks": 3},
+    "v1 requests that stop growing": {"batch": "vllm_v1", "outgrown": 100},
+    "v1 ahead, requests that stop growing": {"batch": "vllm_v1", "ahead": True, "outgrown": 120, "fixed_blocks": 2},
     "v1 unchunked": {"batch": "vllm_v1", "enable_chunked_prefill": False, "max_num_batched_tokens": 2048},
     "v1 starved budget": {"batch": "vllm_v1", "max_num_batched_tokens": 8, "max_num_seqs": 24},
     "v0": {"batch": "vllm_v0", "max_num_batched_tokens": 2048},
@@ -30,6 +32,7 @@ POLICIES = {
             "reserve": "prompt", "watermark": 0.01, "every_decode_needs_a_free_block": True, "arrival_order": True,
         },
     },
+    "v0 requests that stop growing": {"batch": "vllm_v0", "max_num_batched_tokens": 2048, "outgrown": 90},
     "v0 priority": {"batch": "vllm_v0", "queue": "priority", "max_num_batched_tokens": 2048},
     "sarathi": {"batch": "sarathi", "max_num_batched_tokens": 64},
     "sarathi chunks only": {
