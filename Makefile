@@ -9,6 +9,7 @@
 #   make bench-scale   how its cost grows with requests, replicas, batch and cached blocks
 #   make studies  published results of the literature, replayed: a table a study in out/studies (hours)
 #   make gpu      on a machine with a GPU: kernel tests, benchmarks, profiles, closed loop; 10 minutes, run it again
+#   make gpu-wheels    what that needs beside torch and triton, where the machine has no network: into out/wheels
 #   make clean    remove what make made
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -24,7 +25,7 @@ ifneq ($(wildcard ../shared/data/.),)
 export SERVECAST_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: help demo test lint bench bench-scale validate parity studies gpu clean
+.PHONY: help demo test lint bench bench-scale validate parity studies gpu gpu-wheels clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -72,6 +73,9 @@ studies: $(VENV)/core
 GPU_PYTHON ?= python3
 gpu:
 	$(GPU_PYTHON) bench/gpu.py --out out/gpu
+
+gpu-wheels:
+	$(GPU_PYTHON) -m pip download --quiet --no-deps --only-binary=:all: --dest out/wheels simpy
 
 clean:
 	rm -rf $(VENV) build out *.egg-info .*_cache .hypothesis

@@ -36,7 +36,7 @@ class Launch:
         check(size >= 0, "max_cudagraph_capture_size", size, "tokens, not negative")
         for key in ("kernel_seconds", "gap_seconds_per_kernel", "gap_seconds_per_sequence"):
             check(getattr(self, key) >= 0, key, getattr(self, key), "seconds, not negative")
-        object.__setattr__(self, "_sizes", _captured(size))
+        object.__setattr__(self, "_sizes", captured_sizes(size))
 
     def graph(self, tokens: int, prompts: bool) -> int | None:
         """The size of the graph that a batch of `tokens` tokens runs in, None where it runs without one."""
@@ -50,7 +50,7 @@ class Launch:
         return Launch(self.max_cudagraph_capture_size, self.prompts_in_graphs)
 
 
-def _captured(largest: int) -> list[int]:
+def captured_sizes(largest: int) -> list[int]:
     """vLLM's sizes: 1, 2, 4, multiples of 8 below 256 and of 16 from there, up to `largest`
     (vllm-project/vllm `vllm/config/vllm.py`, 2025)."""
     sizes = [size for size in (1, 2, 4) if size <= largest]

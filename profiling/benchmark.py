@@ -17,7 +17,9 @@ from typing import Any
 import torch
 
 from ..errors import InputError
+from ..sim.write import write_json
 from .machine import Machine, ceilings, find_machine, make_timer
+from .results import configurations
 from .timer import Call, Timer
 
 _SETS = 4  # of inputs that a measurement rotates through
@@ -112,9 +114,8 @@ def main(cases: Callable[[], Iterable[Case]], name: str) -> None:
         raise SystemExit(str(error)) from None
     benchmark = Benchmark(args.out / f"{name}.jsonl", machine, timer, ceilings(machine, timer))
     complete = benchmark.run((case for case in cases() if args.only in case.kernel), deadline)
-    from ..real_backend.kernels.tuning import chosen
-
-    (args.out / f"{name}-configurations.json").write_text(json.dumps(chosen(), indent=1), encoding="utf-8")
+    path = args.out / f"{name}-configurations.json"
+    write_json(configurations(json.loads(path.read_text()) if path.exists() else {}), path)
     print(benchmark.table())
     if not complete:
         raise SystemExit(75)  # EX_TEMPFAIL: out of time

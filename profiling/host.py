@@ -20,6 +20,7 @@ from ..real_backend.clocks import CpuClock, WallClock
 from ..real_backend.engine import RealEngine
 from ..real_backend.graphs import DecodeGraphs
 from ..real_backend.model import Model
+from ..real_backend.serve import servable
 from ..sim.core import Request
 from ..sim.run import run
 from ..traces.table import RequestTable
@@ -52,7 +53,7 @@ def paces(model: Model, plan: Plan, decodes: Sequence[int], graphs: DecodeGraphs
             engines.append(RealEngine(*arguments, model=model, prompt=_prompt, graphs=graphs, **keywords))
             return engines[0]
 
-        run(table, plan, engine=engine, env=WallClock() if model.device.type == "cuda" else CpuClock())
+        run(table, servable(plan), engine=engine, env=WallClock() if model.device.type == "cuda" else CpuClock())
         full = [
             (seconds(ticks), seconds(device))
             for (_, ticks, decoding, prompt), device in zip(engines[0].iterations, engines[0].device, strict=True)

@@ -58,7 +58,7 @@ class Journal:
             self._path.write_text(text[: len(text) - len(lines[-1])], encoding="utf-8")
         try:
             first, *rows = [json.loads(line) for line in lines[:-1]]
-            for key in {*first, *head}:
+            for key in dict.fromkeys([*head, *first]):
                 if first.get(key) != head.get(key):
                     found = f"begun with {key} = {first.get(key)}, where this run has {head.get(key)}"
                     raise InputError(str(self._path), found, "another folder")

@@ -18,7 +18,7 @@ from ..configs.catalog import find_hardware, find_model
 from ..configs.model import ModelCard, Parallelism, check_parallel
 from ..configs.plan import plan_from
 from ..costmodels.base import seconds
-from ..costmodels.launch import _captured as captured_sizes
+from ..costmodels.launch import captured_sizes
 from ..costmodels.shapes import kv_shape, stage_operators, weight_bytes
 from ..costmodels.tablecost import MeasuredCost
 from ..errors import InputError
@@ -33,7 +33,18 @@ from .journal import Journal, Point
 from .machine import Machine, ceilings, find_machine, hardware_card, make_timer
 from .operators import DoesNotFit, Operators, truncated
 from .refine import next_points
-from .results import ENGINE, HARDWARE, PLAN, SUMMARY, engine_values, plan_values, table_set, write_tables, write_yaml
+from .results import (
+    ENGINE,
+    HARDWARE,
+    PLAN,
+    SUMMARY,
+    configurations,
+    engine_values,
+    plan_values,
+    table_set,
+    write_tables,
+    write_yaml,
+)  # fmt: skip
 from .timer import Call, CpuTimer, CudaTimer, Timer, exactly
 
 BLOCK_SIZE = 16
@@ -73,7 +84,7 @@ class Profile:
         check_parallel(self.card, Parallelism(task.tp))
         prepare_folder(task.out)
         self.small = truncated(self.card, self.machine.cache_bytes, task.tp)
-        head = {"machine": self.machine.key, "model": self.card.name, "tp": task.tp, "layers": self.small.layers}
+        head = {"model": self.card.name, "tp": task.tp, "machine": self.machine.key, "layers": self.small.layers}
         self.journal = Journal(task.out / "points.jsonl", head)
         self.timer: Timer = make_timer(task.device, task.with_power)
         if task.with_power and getattr(self.timer, "meter", None) is None:
@@ -94,7 +105,9 @@ class Profile:
             self.journal.add(point, self.timer.measure(calls(point)))
         except DoesNotFit as error:
             self._skip(point, str(error))
-        except (torch.OutOfMemoryError, MemoryError):
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
             if self.task.device == "cuda":
                 torch.cuda.empty_cache()
             self._skip(point, "out of memory")
@@ -163,7 +176,6 @@ class Profile:
         self._closure(by_cache["auto"])
         while self.in_time() and (found := next_points(self.journal)):
             self.all_of(found[0], calls)
-        self.summary["chosen_configurations"] = _configurations()
 
     def _model(self) -> Model:
         """The model with a few of its layers, and a cache for the largest call of the grid, or what fits."""
@@ -297,6 +309,7 @@ class Profile:
         notes = [f"{len(self.journal)} points, {len(self.journal.skipped())} skipped"]
         write_tables(table_set(self.journal, self.card, self.machine, tuple(notes)), out)
         self.summary["points"] = len(self.journal)
+        self.summary["chosen_configurations"] = configurations(self.summary.get("chosen_configurations", {}))
         self.summary["skipped"] = [f"{point}: {why}" for point, why in self.journal.skipped()]
         host = self.summary["host"] = self._host_summary()
         if host:
@@ -323,6 +336,11 @@ def profile(task: Task, say: Callable[[str], object]) -> dict[str, Any]:
     return Profile(task, say).run()
 
 
+def _out_of_memory(error: Exception) -> bool:
+    """On a CPU torch says so in words alone."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
 def _host_point(decodes: int, part: str) -> Point:
     return Point("host", {"decodes": decodes, "part": part})
 
@@ -330,12 +348,3 @@ def _host_point(decodes: int, part: str) -> Point:
 def model_name(name: str) -> str:
     """A model as a plan anywhere can name it: a path in full."""
     return str(Path(name).resolve()) if Path(name).suffix or Path(name).is_dir() else name
-
-
-def _configurations() -> dict[str, Any]:
-    """What was chosen for the kernels in this run, where there are kernels."""
-    if "servecast.real_backend.kernels.tuning" not in sys.modules:
-        return {}
-    from ..real_backend.kernels.tuning import chosen
-
-    return chosen()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -86,6 +87,17 @@ def plan_values(model: str, tp: int, machine: Machine, pool: Mapping[str, Any]) 
         "model": model, "engine": ENGINE, "cost": TABLES,
         "pools": [{"name": "profiled", "hardware": hardware, "tensor_parallel_size": tp, **pool}],
     }  # fmt: skip
+
+
+def configurations(before: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What was chosen for the kernels in this run, where there are kernels, and `before` in those it goes on from."""
+    found = {name: dict(choices) for name, choices in before.items()}
+    if "servecast.real_backend.kernels.tuning" in sys.modules:
+        from ..real_backend.kernels.tuning import chosen
+
+        for name, choices in chosen().items():
+            found.setdefault(name, {}).update(choices)
+    return found
 
 
 def write_tables(tables: TableSet, folder: Path) -> None:

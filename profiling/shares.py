@@ -14,25 +14,25 @@ def unsupported() -> str | None:
     if not torch.cuda.is_available():
         return "no GPU"
     try:
-        from torch.cuda.green_contexts import SUPPORTED
+        from torch.cuda.green_contexts import SUPPORTED, GreenContext
     except ImportError:
         return f"torch {torch.__version__} knows no green contexts"
+    if not hasattr(GreenContext, "Stream"):
+        return f"torch {torch.__version__} has no streams of green contexts"
     return None if SUPPORTED else f"torch {torch.__version__} was built without green contexts"
 
 
 @contextmanager
 def confined(share: float) -> Iterator[int]:
-    """Run what is inside on about this share of the multiprocessors; gives their number.
+    """Run what is inside, on its current stream, on about this share of the multiprocessors; gives their number.
 
-    Multiprocessors are handed out in eights on Hopper, so the number asked for is rounded to that.
+    Multiprocessors are handed out in eights on Hopper, so the number asked for is rounded to that. The stream is one of
+    the context's own: its default stream is the device's, from which no graph can be captured.
     """
     from torch.cuda.green_contexts import GreenContext
 
     total = torch.cuda.get_device_properties(0).multi_processor_count
     count = max(8, round(share * total / 8) * 8)
     context: Any = GreenContext.create(num_sms=count, device_id=0)
-    context.set_context()
-    try:
+    with torch.cuda.stream(context.Stream()):
         yield count
-    finally:
-        context.pop_context()

@@ -42,13 +42,14 @@ def tuned(candidates: Sequence[triton.Config], key: Sequence[str]) -> Callable[[
     return wrap
 
 
-def chosen() -> dict[str, list[dict[str, object]]]:
-    """The configurations in use, by kernel: each with the arguments that it was chosen for."""
-    found: dict[str, list[dict[str, object]]] = {}
+def chosen() -> dict[str, dict[str, object]]:
+    """The configurations in use, by kernel, and by the arguments and dtypes that each was chosen for."""
+    found: dict[str, dict[str, object]] = {}
     for name, tuner in _TUNED.items():
         for key, config in tuner.cache.items():
-            arguments = dict(zip(tuner.keys, key, strict=False))
-            found.setdefault(name, []).append({**arguments, **config.all_kwargs()})
+            arguments = [f"{name}={value}" for name, value in zip(tuner.keys, key, strict=False)]
+            dtypes = [str(part).removeprefix("torch.") for part in key[len(tuner.keys) :]]
+            found.setdefault(name, {})[" ".join([*arguments, *dtypes])] = config.all_kwargs()
     return found
 
 

@@ -106,13 +106,22 @@ def test_a_killed_profile_goes_on_and_loses_nothing(files, tmp_path, short, monk
     assert profile(dataclasses.replace(job, budget=0.0), quiet)["points"] == second["points"]
 
 
-def test_a_point_that_does_not_fit_is_skipped_and_said(files, tmp_path, short, monkeypatch):
+def gpu_without_memory():
+    raise torch.OutOfMemoryError
+
+
+def cpu_without_memory():
+    torch.empty(1 << 60)
+
+
+@pytest.mark.parametrize("runs_out", [gpu_without_memory, cpu_without_memory])
+def test_a_point_that_does_not_fit_is_skipped_and_said(files, tmp_path, short, monkeypatch, runs_out):
     job = task(files, tmp_path)
     calls = Operators.calls
 
     def tight(self, point):
         if point.kind == "layer" and point.keys["tokens"] == 16:
-            raise torch.OutOfMemoryError
+            runs_out()
         return calls(self, point)
 
     monkeypatch.setattr(Operators, "calls", tight)
@@ -121,6 +130,15 @@ def test_a_point_that_does_not_fit_is_skipped_and_said(files, tmp_path, short, m
     assert len(summary["skipped"]) == len(said) == 8  # the operators that run for every token
     assert all("tokens=16: out of memory" in text for text in said)
     assert load_tables(job.out / "tables").get("layer").columns["tokens"].max() == 4
+
+
+def test_another_error_is_not_taken_for_one_of_memory(files, tmp_path, short, monkeypatch):
+    def broken(self, point):
+        raise RuntimeError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(Operators, "calls", broken)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        profile(task(files, tmp_path), quiet)
 
 
 def test_a_call_that_needs_more_cache_than_there_is(files):
@@ -197,5 +215,5 @@ def test_simulate_uses_the_tables_at_once(files, tmp_path, short):
 
     cost = deploy(load_plan(str(job.out / "plan.yaml")))[0].cost
     assert cost.label == "measured"
-    with pytest.raises(InputError):
-        profile(dataclasses.replace(job, tp=2), quiet)  # the folder holds another profile
+    with pytest.raises(InputError, match="begun with tp = 1, where this run has 2; expected another folder"):
+        profile(dataclasses.replace(job, tp=2), quiet)

@@ -21,7 +21,7 @@ from servecast.real_backend.batch import Row, make_batch
 from servecast.real_backend.clocks import CpuClock, WallClock
 from servecast.real_backend.engine import RealEngine
 from servecast.real_backend.model import Model
-from servecast.real_backend.operators import EPSILON, TritonOperators
+from servecast.real_backend.operators import EPSILON, TorchOperators, TritonOperators
 from servecast.real_backend.serve import Server, servable
 from servecast.sim.report import build_report
 from servecast.sim.run import run
@@ -83,9 +83,8 @@ def test_logits_are_those_of_a_dense_model(lab, name, kernels):
     """Two requests through chunks, decodes and mixed batches, over scattered blocks; every logit counts."""
     dtype = torch.float32 if kernels else torch.float64
     card = model_from_config(CONFIGS[name], name)
-    model = Model(card, device=lab.device, num_blocks=24, block_size=8, dtype=dtype, operators=None)
-    if kernels:
-        model.operators = TritonOperators()
+    operators = TritonOperators() if kernels else TorchOperators()
+    model = Model(card, device=lab.device, num_blocks=24, block_size=8, dtype=dtype, operators=operators)
     model.cache.fill_(float("nan"))
     tokens = lab.whole(300, 2, 40).tolist()
     tables = torch.randperm(24, device=lab.device)[:12].view(2, 6).tolist()
@@ -99,7 +98,7 @@ def test_logits_are_those_of_a_dense_model(lab, name, kernels):
         logits = model.forward(make_batch(chunks, rows[len(chunks) :], model.shape()))
         for (r, _, b), got in zip(iteration, logits, strict=True):
             off = (got - expected[r][b - 1]).norm() / expected[r][b - 1].norm()
-            assert off < (2e-3 if lab.real else 1e-4 if kernels else 1e-6), (name, iteration, float(off))
+            assert off < (1e-6 if not kernels else 2e-3 if lab.real else 1e-4), (name, iteration, float(off))
 
 
 @pytest.fixture
