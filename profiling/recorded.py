@@ -1,7 +1,7 @@
 """A recorded run: the workload that an engine served, its settings, and when each request was answered.
 
-Three formats: our own `requests.csv.gz` (or the folder that holds it), the folders of recorded vLLM runs
-(`recorded_folder`), and the detailed JSON of `vllm bench serve` (`recorded_bench`).
+Formats: our own `requests.csv.gz` (or the folder that holds it), the folders of recorded vLLM runs (`recorded_folder`),
+the detailed JSON of `vllm bench serve` (`recorded_bench`), and OpenTelemetry spans (`recorded_otel`).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def load_run(path: Path, plan: Plan | None = None) -> RecordedRun:
 
     Raises InputError for a path that holds no recorded run, or one without settings.
     """
-    from . import recorded_bench, recorded_folder
+    from . import recorded_bench, recorded_folder, recorded_otel
 
     if recorded_folder.fits(path):
         return recorded_folder.read(path, plan)
@@ -59,6 +59,8 @@ def load_run(path: Path, plan: Plan | None = None) -> RecordedRun:
         raise InputError(str(path), "no recorded run in it", expected)
     if plan is None:
         raise InputError("--plan", "missing", f"the plan that {path.name} was served with: it holds no settings itself")
+    if recorded_otel.fits(path):
+        return recorded_otel.read_run(path, plan)
     if recorded_bench.fits(path):
         return recorded_bench.read(path, plan)
     return _results(results, plan)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import azure, burstgpt, mooncake, native, results
+from . import azure, burstgpt, mooncake, native, otel, results, vllm_log
 from .base import Reader
 
 READERS: tuple[Reader, ...] = (
@@ -11,4 +11,6 @@ READERS: tuple[Reader, ...] = (
     mooncake.READER,
     native.READER,
     results.READER,
+    otel.READER,
+    vllm_log.READER,
 )
