@@ -34,6 +34,7 @@ class Request:
     order = -1  # place in the running list
     preemptions = 0
     cached_tokens = 0  # prompt tokens found in the prefix cache
+    over = False  # it has ended
     estimate = 0.0  # a predictor's word for its output length, where one is injected
 
     # The engine's own
@@ -46,7 +47,6 @@ class Request:
     passage: Any = None  # the way to its decode replica, while that is ahead of it
     holding: Any = None  # the prefix cache's books on it
     attempt = 0  # 1, 2, ... for a client's retries
-    over = False  # it has ended
     cancelled = False  # its client has gone
     retried = False  # and will send it again
     since = 0  # from when its time in the cohort counts as decoding
@@ -98,12 +98,13 @@ class Step:
     admit : requests from the waiting queue, each with the tokens of its first chunk and the blocks it gets.
     resume : swapped-out requests that come back; they count among `decodes`.
     ghosts : slots that cost like a decode and produce nothing (padding of a static batch).
+    preempt : running requests that are to lose their blocks first; the policy is then asked again.
     iterations : the promise that `compose` would decide the same, without `admit` and `resume`, this many times,
         unless a request ends, is preempted or cancelled, blocks run short or are freed - or one arrives,
         if `wake_on_arrival`.
     """
 
-    __slots__ = ("admit", "chunks", "decodes", "ghosts", "iterations", "resume", "wake_on_arrival")
+    __slots__ = ("admit", "chunks", "decodes", "ghosts", "iterations", "preempt", "resume", "wake_on_arrival")
 
     def __init__(
         self,
@@ -114,6 +115,7 @@ class Step:
         iterations: int = 1,
         wake_on_arrival: bool = True,
         ghosts: int = 0,
+        preempt: Sequence[Request] = (),
     ) -> None:
         self.decodes = decodes
         self.chunks = chunks
@@ -122,6 +124,7 @@ class Step:
         self.iterations = iterations
         self.wake_on_arrival = wake_on_arrival
         self.ghosts = ghosts
+        self.preempt = preempt
 
     def empty(self) -> bool:
         """Whether nothing runs."""
@@ -248,6 +251,11 @@ class RankView(Protocol):
         ...
 
     @property
+    def steps(self) -> int:
+        """Iterations that have been computed here."""
+        ...
+
+    @property
     def free_blocks(self) -> int: ...
     @property
     def total_blocks(self) -> int: ...
@@ -277,10 +285,15 @@ class RankView(Protocol):
         """Decodes and prefills that may run now, in list order. O(n): for rare decisions."""
         ...
 
+    def ranked(self, requests: Iterable[Request]) -> list[Request]:
+        """Requests, waiting or not, in the queue policy's order."""
+        ...
+
 
 class BatchPolicy(Protocol):
     """Composes iterations. Pure: the same view gives the same step.
 
+    A policy that predicts iterations has a method `learn(cost)`, called with the engine's cost model beforehand.
     A policy may also have a method `observe(step)`, the only place where its own state may change. It is told each
     step that was launched; once for a whole leap of equal ones, so a state may depend on what ran, not how often.
     One that looks prefixes up in the cache says so with `caches_prefixes = True`.
@@ -313,7 +326,8 @@ class KVPolicy(Protocol):
 
 
 class QueuePolicy(Protocol):
-    """Orders the waiting queue. One that reads `Request.estimate` says so with `needs_estimate = True`."""
+    """Orders the waiting queue. One that reads `Request.estimate` says so with `needs_estimate = True`; one that tells
+    tenants apart by name has a method `meet(names)`, called with the trace's tenant labels by code."""
 
     fifo: bool  # whether order of arrival is all there is to it (`key` is then not asked)
 

@@ -60,6 +60,9 @@ class Deployment:
             self.pool.kv or not self.pool.batch
         ):  # another batch policy brings its own KV policy unless the pool names one
             policy.kv = self._make("kv", self.pool.kv or self.preset.kv)
+        learn = getattr(policy, "learn", None)
+        if learn:
+            learn(self.cost)
         return policy
 
     def queue_policy(self) -> QueuePolicy:

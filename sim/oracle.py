@@ -7,8 +7,9 @@ engine's loop is modelled on it. It stands in for a `Domain` and is its own `cor
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 from simpy.events import Event
 
@@ -17,6 +18,7 @@ from .core import BatchPolicy, Limits, QueuePolicy, Request, Step
 from .domain import Errand
 from .events import Clock, Moment, Turn
 from .kv import BlockPool
+from .queues import live, make_queue, ranked
 
 
 class ListEngine:
@@ -45,7 +47,7 @@ class ListEngine:
         self.claimed = self.epoch = 0  # blocks of requests that are not scheduled here; crashes
         self.landings: set[Event] = set()
         self.hand_off: Callable[[Request, int], bool] | None = None
-        self.waiting: list[Request] = []
+        self.waiting: Any = make_queue(queue, self) if live(queue) else []
         self.swapped: list[Request] = []
         self.active: list[Request] = []  # the running list, in list order
         self.flying: set[Request] = set()
@@ -54,7 +56,7 @@ class ListEngine:
         self.stage_free = [0] * len(cost.stages)
         self.ahead = ahead  # asynchronous scheduling: see `asynchronous`
         self.begin = 0  # when the batch at hand starts
-        self.preempted = self.preemptions = self.admissions = self.swapped_blocks = 0
+        self.preempted = self.preemptions = self.admissions = self.swapped_blocks = self.steps = 0
         self.iterations: list[tuple[int, int, int, int]] = []  # start, ticks, decodes, prompt tokens
         self.gaps: list[int] = []  # ticks between any two consecutive tokens of a request
         self.rank = self  # where a router looks
@@ -73,6 +75,9 @@ class ListEngine:
     @property
     def prefills(self) -> list[Request]:
         return [r for r in self.ordered() if r.computed < r.target]
+
+    def ranked(self, requests: Iterable[Request]) -> list[Request]:
+        return ranked(self.queue, requests, self)
 
     def decoding(self) -> list[Request]:
         return [r for r in self.ordered() if r.computed >= r.target]
@@ -116,12 +121,13 @@ class ListEngine:
         """The run is cut off: nothing is booked before its end here."""
 
     def crash(self) -> list[Request]:
-        lost = self.active + self.swapped + self.waiting + self.inbox
+        lost = [*self.active, *self.swapped, *self.waiting, *self.inbox]
+        self.waiting.clear()
         self.host_free += sum(r.blocks for r in self.swapped)
         self.pool.clear()
         self.flights, self.stage_free, self.alarm = [], [0] * len(self.stage_free), None
         self.landings, self.flying = set(), set()
-        self.inbox, self.quitting, self.errands, self.waiting, self.swapped, self.active = [], [], [], [], [], []
+        self.inbox, self.quitting, self.errands, self.swapped, self.active = [], [], [], [], []
         self.held_back, self.claimed, self.epoch, self.swapped_blocks = [], 0, self.epoch + 1, 0
         return lost
 
@@ -196,7 +202,10 @@ class ListEngine:
             self.blocked = False
             self.held_back = []
             step = self.policy.compose(self)
-            while self.make_room(step):
+            while step.preempt or self.make_room(step):
+                for request in step.preempt:
+                    self.preempt(request)
+                self.preempted += len(step.preempt)
                 step = self.policy.compose(self)
             if not step.empty():
                 return step
@@ -205,7 +214,7 @@ class ListEngine:
                 return None
             if self.preempted:
                 continue
-            stuck = None if self.active or self.claimed else next(iter(self.swapped + self.waiting), None)
+            stuck = None if self.active or self.claimed else next(iter([*self.swapped, *self.waiting]), None)
             if stuck is None:
                 return None
             self.drop(stuck, self.now)
@@ -327,6 +336,7 @@ class ListEngine:
 
     def land(self, flight: SimpleNamespace) -> None:
         done = flight.done
+        self.steps += 1
         self.flying.difference_update(flight.decodes, (r for r, _ in flight.parts))
         for request in flight.decodes:
             request.computed += 1
@@ -399,7 +409,9 @@ class ListEngine:
             self.enqueue(request, at_head=True)
 
     def enqueue(self, request: Request, at_head: bool) -> None:
-        if not self.fifo:
+        if live(self.queue):
+            self.waiting.push(request)
+        elif not self.fifo:
             self.waiting.append(request)
             self.waiting.sort(key=lambda r: (self.queue.key(r), r.index))
         elif at_head:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 
 from ..costmodels.base import Chunk
@@ -10,7 +10,7 @@ from .capped import CappedCohort
 from .cohort import Cohort
 from .core import FOREVER, BatchPolicy, Limits, Part, QueuePolicy, Request, Step
 from .kv import BlockPool
-from .queues import make_queue
+from .queues import live, make_queue, ranked
 
 _order = attrgetter("order")
 
@@ -64,7 +64,9 @@ class Rank:
         self.host_free = host_blocks
         self.lengths = lengths
         self.ended = ended
-        self.waiting = make_queue(queue)
+        self.queue = queue
+        self.waiting = make_queue(queue, self)
+        self._live = live(queue)
         self.fifo = queue.fifo
         self.queue_key = queue.key
         self.idle = [self._cohort()]  # the decodes that are not in flight
@@ -79,6 +81,7 @@ class Rank:
         self.blocked = False  # somebody waits until a request in flight can be preempted
         self.flying: list[Batch] = []  # where several batches are under way at once
         self.preemptions = 0  # in all
+        self.steps = 0  # iterations computed
         self.restart_gaps: list[int] = []  # ticks between the last token before a recomputation and the first after it
         self.decodes = 0
         self.decode_demand = 0
@@ -99,6 +102,10 @@ class Rank:
             running = [r for r in running if r not in self._held_back]
         return sorted(running, key=_order)
 
+    def ranked(self, requests: Iterable[Request]) -> list[Request]:
+        """Requests in the queue policy's order."""
+        return ranked(self.queue, requests, self)
+
     def decoding(self) -> list[Request]:
         """Requests that decode and are not in flight, in list order. O(n)."""
         return sorted([r for cohort in self.idle for r in cohort.members], key=_order)
@@ -115,6 +122,13 @@ class Rank:
         while True:
             self._look()
             step = self.policy.compose(self)
+            if step.preempt:
+                for request in step.preempt:
+                    self.preempt(request)
+                self.preempted += len(step.preempt)
+                continue
+            if self._live and step.iterations > 1:
+                step.iterations = min(step.iterations, self._live.stands(step, self))
             if (not step.decodes and not step.chunks) or self._fits(step) or not self._make_room(step):
                 return step
 
@@ -318,6 +332,7 @@ class Rank:
         """
         done: list[Request] = []
         cohorts = batch.cohorts
+        self.steps += iterations
         if batch.decodes:
             if iterations > 1:
                 self.pool.take(sum([c.demand(iterations) for c in cohorts]) - batch.granted)

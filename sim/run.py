@@ -219,6 +219,7 @@ class _World:
         self.replicas: list[Replica] = []
         self._engines = 0
         self._prefixes = table.blocks
+        self._tenants = table.tenant.names if table.tenant else ()
         self._serviced = wanted(plan)
         self._watched = getattr(make_router(plan), "looks_into_engines", False)
         for deployment in deployments:
@@ -248,8 +249,11 @@ class _World:
         self._engines += 1
         cluster = self.cluster
         pool = deployment.kv_pool(self._prefixes)
+        queue = deployment.queue_policy()
+        if hasattr(queue, "meet"):
+            queue.meet(self._tenants)
         rank = (
-            deployment.limits, deployment.batch_policy(), deployment.queue_policy(), deployment.blocks,
+            deployment.limits, deployment.batch_policy(), queue, deployment.blocks,
             cluster.lengths, cluster.finished,
         )  # fmt: skip
         if engine:

@@ -19,11 +19,16 @@ BUILT_IN = {
         "static": "static_batching:StaticBatching",
         "sglang": "sglang:Sglang",
         "trtllm": "trtllm:Trtllm",
+        "preemptive": "preemptive:Preemptive",
+        "niyama": "niyama:Niyama",
     },
     "queue": {
         "fcfs": "fcfs:Fcfs",
         "priority": "priority:Priority",
         "sjf": "sjf:Sjf",
+        "vtc": "vtc:Vtc",
+        "longest_prefix": "longest_prefix:LongestPrefix",
+        "drawn_priority": "drawn_priority:DrawnPriority",
     },
     "kv": {
         "recompute": "recompute:Recompute",

@@ -25,7 +25,7 @@ from servecast.sim.rank import Rank
 from servecast.sim.records import REQUEST_COLUMNS, Recorder
 from servecast.sim.replica import Replica
 from servecast.traces.streams import Stream
-from servecast.traces.table import PrefixBlocks, RequestTable
+from servecast.traces.table import Labels, PrefixBlocks, RequestTable
 
 
 class LinearStage:
@@ -74,6 +74,7 @@ class Setup:
     kv: str | None = None
     kv_parameters: dict[str, Any] = field(default_factory=dict)
     queue: str = "fcfs"
+    queue_parameters: dict[str, Any] = field(default_factory=dict)
     router: str = "least_outstanding"
     replicas: int = 1
     stages: int = 1
@@ -231,7 +232,8 @@ def workload(n: int, rate: float, prompt: int, output: int, seed: int, burst: bo
     arrival -= arrival[0]
     prompts = np.maximum(1, s.exponential(n) * prompt).astype(np.int64)
     outputs = np.maximum(1, s.exponential(n) * output).astype(np.int64)
-    return RequestTable(arrival, prompts, outputs, priority=s.integers(n, 3))
+    priority, tenant = s.integers(n, 3), Labels(s.integers(n, 3).astype(np.int32), ("a", "b", "c"))
+    return RequestTable(arrival, prompts, outputs, priority=priority, tenant=tenant)
 
 
 class Spied:
@@ -295,9 +297,11 @@ def simulate(
         policy = make_policy("batch", setup.batch, setup.batch_parameters)
         if setup.kv:
             policy.kv = make_policy("kv", setup.kv, setup.kv_parameters)
+        if hasattr(policy, "learn"):
+            policy.learn(cost)
         if spy:
             policy = Spied(policy, spy)
-        queue = make_policy("queue", setup.queue, {})
+        queue = make_policy("queue", setup.queue, setup.queue_parameters)
         args = (limits, policy, queue, setup.blocks, cluster.lengths, cluster.finished)
         kinds = {"": None, "runs": PrefixPool, "plain": PlainPool}
         pool = kinds[setup.caching] and kinds[setup.caching](setup.blocks, setup.block_size, table.blocks)

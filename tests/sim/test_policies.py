@@ -7,6 +7,7 @@ others: a policy that reaches for anything else fails here.
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass, field
+from types import SimpleNamespace
 
 import pytest
 
@@ -30,6 +31,12 @@ class FakeRequest:
     priority: int = 0
     estimate: float = 0.0
 
+    def tokens(self):
+        return self.generated
+
+    def context(self):
+        return self.computed
+
     def __repr__(self):
         return self.name
 
@@ -49,6 +56,7 @@ class FakeView:
     preempted: int = 0
     fifo: bool = True
     now: int = 0
+    steps: int = 0
     in_flight: int = 0  # running requests that are in a batch under way
     caching: bool = False  # prefix caching, which has tests of its own
 
@@ -62,6 +70,9 @@ class FakeView:
 
     def ordered(self):
         return sorted(self.decoding + self.prefills, key=lambda r: r.order)
+
+    def ranked(self, requests):
+        return sorted(requests, key=lambda r: (r.arrival, r.index))
 
     def lookup(self, request, promised, taken=0):
         return 0, 0
@@ -92,13 +103,24 @@ def decodes(n):
     return [decode(f"d{i}", order=i) for i in range(n)]
 
 
-def names(parts):
-    """Chunks or admissions by request name: {name: tokens}."""
+def names(parts):  # chunks or admissions by request name: {name: tokens}
     return {part[0].name: part[1] for part in parts}
 
 
+TICK_A_TOKEN = SimpleNamespace(
+    stages=[SimpleNamespace(piece=lambda chunks, decodes, *_: (decodes + sum(n for n, _ in chunks),))], host=lambda n: 0
+)
+
+
+def make(batch, parameters):
+    policy = make_policy("batch", batch, parameters)
+    if hasattr(policy, "learn"):
+        policy.learn(TICK_A_TOKEN)
+    return policy
+
+
 def compose(batch, view, **parameters):
-    return make_policy("batch", batch, parameters).compose(view)
+    return make(batch, parameters).compose(view)
 
 
 # -- vLLM v1 (schedulers.md 1.3) ---------------------------------------------------------------------------------
@@ -410,7 +432,7 @@ def views():
 @pytest.mark.parametrize(("name", "parameters"), BATCH)
 def test_compose_is_pure(name, parameters):
     """The same view gives the same step, and looking changes neither the view nor the requests."""
-    policy = make_policy("batch", name, parameters)
+    policy = make(name, parameters)
     for view in views():
         before = snapshot(view)
         assert repr(policy.compose(view)) == repr(policy.compose(view))
@@ -424,7 +446,7 @@ def snapshot(view):
 @pytest.mark.parametrize(("name", "parameters"), BATCH)
 def test_no_policy_asks_for_more_than_there_is(name, parameters):
     """Slots and blocks are the engine's to keep, but a policy must not promise what is not there."""
-    policy = make_policy("batch", name, parameters)
+    policy = make(name, parameters)
     for view in views():
         step = policy.compose(view)
         assert step.decodes <= view.decodes + len(step.resume)
@@ -441,17 +463,15 @@ def test_no_policy_asks_for_more_than_there_is(name, parameters):
 def test_a_promise_of_many_iterations_holds(name, parameters):
     """`Step.iterations` says how often the same would be decided. Walk it by hand: each prompt part moves on by its
     tokens, blocks are plenty, and the policy must compose the same work each time."""
-    policy = make_policy("batch", name, parameters)
+    policy = make(name, parameters)
     for view in views():
         view.free_blocks = view.total_blocks = 10_000
         view.preempted = 0
         step = policy.compose(view)
-        if step.empty():
+        if step.empty() or step.admit or step.resume:
+            assert step.empty() or step.iterations == 1
             continue
-        if step.admit or step.resume:
-            assert step.iterations == 1
-            continue
-        policy.observe(step) if hasattr(policy, "observe") else None
+        getattr(policy, "observe", id)(step)
         for _ in range(min(step.iterations, 20) - 1):
             for request, tokens in step.chunks:
                 request.computed += tokens

@@ -48,6 +48,16 @@ POLICIES = {
     "sglang retracts": {
         "batch": "sglang", "kv": "sglang_retract", "kv_parameters": {"max_new_tokens": 1, "new_token_ratio": 0.0},
     },
+    "v1 fair": {"batch": "vllm_v1", "queue": "vtc"},
+    "v0 fair": {"batch": "vllm_v0", "queue": "vtc", "max_num_batched_tokens": 2048},
+    "v1 ahead, fair": {"batch": "vllm_v1", "queue": "vtc", "ahead": True},
+    "ltr": {"batch": "preemptive", "queue": "sjf", "batch_parameters": {"patience": 20, "boost": 4}},
+    "fastswitch": {
+        "batch": "preemptive", "queue": "drawn_priority", "queue_parameters": {"period": 7}, "kv": "swap",
+        "host_blocks": 60,
+    },
+    "preemptive ahead": {"batch": "preemptive", "queue": "priority", "ahead": True},
+    "niyama": {"batch": "niyama", "batch_parameters": {"ttft": [0.5, 2.0], "low_kv_tokens": 800}},
     "trtllm": {"batch": "trtllm", "max_model_len": 512, "enable_chunked_prefill": False, "max_num_batched_tokens": 512},
     "trtllm chunked": {"batch": "trtllm", "max_model_len": 512},
 }  # fmt: skip

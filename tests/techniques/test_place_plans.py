@@ -1,0 +1,58 @@
+"""The plans that change where work goes or who goes first: each runs with its technique and without, and it matters."""
+
+from __future__ import annotations
+
+import dataclasses
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import servecast
+from servecast.configs.plan import plan_from
+from servecast.configs.strict import read_mapping
+from servecast.traces.table import Labels, PrefixBlocks
+
+FOLDER = Path(servecast.__file__).parent / "configs" / "plans" / "techniques"
+TECHNIQUE = {  # plan -> the keys, of the plan or of its pools, that are its technique
+    "vtc": ("queue",),
+    "ltr": ("batch", "queue", "predictor"),
+    "fastswitch": ("batch", "queue", "kv"),
+    "niyama": ("batch",),
+    "longest-prefix": ("queue",),
+}
+
+
+def without(data: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    bare = deepcopy(data)
+    for part in (bare, *bare["pools"]):
+        for key in keys:
+            part.pop(key, None)
+    return bare
+
+
+def workload(bench, n: int = 90):
+    """Three tenants and four conversations."""
+    table = bench.workload(n=n, rate=25.0)
+    tenants = Labels((np.arange(n) % 3 % 2).astype(np.int32), ("a", "b"))
+    ids = [[i * 5 % 4 * 1000 + j for j in range(p // 16)] for i, p in enumerate(table.prompt_tokens.tolist())]
+    return dataclasses.replace(table, tenant=tenants, blocks=PrefixBlocks.of(16, "floor", ids))
+
+
+@pytest.mark.parametrize("name", TECHNIQUE)
+def test_with_and_without(name: str, bench) -> None:
+    data = read_mapping(FOLDER / f"{name}.yaml")
+    bare = without(data, TECHNIQUE[name])
+    assert bare != data
+    runs = [bench.run(workload(bench), plan_from(values, name, FOLDER)) for values in (data, bare)]
+    for done in runs:
+        assert all(done.invariants.values())
+    ends = [done.recorder.requests.columns()["ended"].tolist() for done in runs]
+    assert ends[0] != ends[1]
+
+
+@pytest.mark.parametrize("name", TECHNIQUE)
+def test_leap_is_step_by_step_is_the_oracle(name: str, bench) -> None:
+    bench.same(plan_from(read_mapping(FOLDER / f"{name}.yaml"), name, FOLDER), workload(bench, n=40))
