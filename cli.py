@@ -80,6 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     from .sim import commands as sim_commands
     from .traces import commands as trace_commands
     from .workbench import compare_commands, report_commands
+    from .workbench.export import commands as export_commands
     from .workbench.gate import commands as gate_commands
 
     parser = _Parser(
@@ -100,6 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
     report_commands.add_arguments(subparsers)
     compare_commands.add_arguments(subparsers)
     gate_commands.add_arguments(subparsers)
+    export_commands.add_arguments(subparsers)
     return parser
 
 
