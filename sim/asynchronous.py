@@ -36,27 +36,47 @@ class AheadDomain(Domain):
         while True:
             turn.tick = now
             if self._done and self.ready <= now:
-                done, self._done = self._done, []
-                super()._finish(done, now)
-            if self.batch is not None:
-                self.ready = self.start + span(self.base, self.slope, self.iterations)
-                self._complete(self.batch, self.ready)
-            if self.inbox:
-                self._take_in(now)
-            if self.quitting:  # whose last token is on its way will be gone without help
-                self.quitting = [r for r in self.quitting if r not in self._done]
-                self._drop_cancelled(max(now, self.ready))
-            if self._begin(now, max(now, self.ready)):
-                if self._done:
-                    self.iterations = 1  # there is more room once they have gone
-                now = self._boundary_after(self.iterations)
-            elif self.ready > now:
-                now = self.ready
+                self._let_go(now)
+                end = now if self.batch is None else self._boundary_after(self.iterations)
             else:
-                return
+                end = now
+            if end > now:  # the leap goes on: nobody wanted what has become free
+                now = end
+            else:
+                if self.batch is not None:
+                    self.ready = self.start + span(self.base, self.slope, self.iterations)
+                    self._complete(self.batch, self.ready)
+                if self.inbox:
+                    self._take_in(now)
+                if self.quitting:  # whose last token is on its way will be gone without help
+                    self.quitting = [r for r in self.quitting if r not in self._done]
+                    self._drop_cancelled(max(now, self.ready))
+                if self._begin(now, max(now, self.ready)):
+                    if not self._done:
+                        now = self._boundary_after(self.iterations)
+                    else:
+                        now = self.start  # where they go
+                        if not self._content():
+                            self.iterations = 1
+                elif self.ready > now:
+                    now = self.ready
+                else:
+                    return
             if now >= env.peek():
                 self._wake_at(now)
                 return
+
+    def _content(self) -> bool:
+        """Whether slots and blocks that become free would change no decision: nobody waits for any."""
+        rank = self.rank
+        return self.step.wake_on_arrival and not (rank.waiting or rank.swapped or self.errands)
+
+    def _let_go(self, now: int) -> None:
+        """The last tokens have come: those who waited for them leave."""
+        done, self._done = self._done, []
+        self.rank.finish(done, now)
+        if self._witness and not self._content():
+            self._witness.release()
 
     def _finish(self, done: list[Request], now: int) -> None:
         self._done = done

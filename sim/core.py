@@ -101,7 +101,7 @@ class Step:
     preempt : running requests that are to lose their blocks first; the policy is then asked again.
     iterations : the promise that `compose` would decide the same, without `admit` and `resume`, this many times,
         unless a request ends, is preempted or cancelled, blocks run short or are freed - or one arrives,
-        if `wake_on_arrival`.
+        if `wake_on_arrival`. Where that is so and nobody waits or is swapped out, freed blocks change nothing.
     """
 
     __slots__ = ("admit", "chunks", "decodes", "ghosts", "iterations", "preempt", "resume", "wake_on_arrival")
