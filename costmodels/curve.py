@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from math import ceil, floor, inf, log2
+from typing import NamedTuple
 
 from .base import FOREVER, TICKS_PER_SECOND
 
 
-@dataclass(frozen=True)
-class Curve:
+class Curve(NamedTuple):
     """y over x >= 0: straight lines between the knots, and beyond the last one with `slope`.
 
     xs : knots, rising, the first 0. ys : value at each knot. slope : beyond the last knot.
@@ -61,6 +60,9 @@ def total(curves: Iterable[Curve]) -> Curve:
     terms = list(curves)
     if len(terms) == 1:
         return terms[0]
+    if all([len(term.xs) == 1 for term in terms]):  # a formula's usual case; built for every length of a prompt
+        start, slope = sum([term.ys[0] for term in terms]), sum([term.slope for term in terms])
+        return Curve((0.0,), (start,), slope, min([term.measured for term in terms], default=inf))
     xs = tuple(sorted({0.0}.union(*(term.xs for term in terms))))
     ys = tuple(sum(term.at(x) for term in terms) for x in xs)
     return Curve(xs, ys, sum(term.slope for term in terms), min((term.measured for term in terms), default=inf))
@@ -68,6 +70,9 @@ def total(curves: Iterable[Curve]) -> Curve:
 
 def greater(a: Curve, b: Curve) -> Curve:
     """The greater of two curves at every x."""
+    if len(a.xs) == len(b.xs) == 1 and (b.ys[0] - a.ys[0]) * (b.slope - a.slope) >= 0:  # lines that do not cross
+        above = max(a, b, key=lambda line: (line.ys[0], line.slope))
+        return above._replace(measured=min(a.measured, b.measured))
     knots = sorted({*a.xs, *b.xs})
     xs = list(knots)
     for left, right in zip(knots, [*knots[1:], inf], strict=True):
@@ -88,8 +93,7 @@ def _slope(curve: Curve, x: float) -> float:
     return curve.slope_from(bisect_right(curve.xs, x) - 1)
 
 
-@dataclass(frozen=True)
-class Segment:
+class Segment(NamedTuple):
     """Whole ticks for start <= x < end: `offset + rate * x`; whether they rest on a measurement or a formula."""
 
     start: int

@@ -53,7 +53,8 @@ class AheadDomain(Domain):
                     self._drop_cancelled(max(now, self.ready))
                 if self._begin(now, max(now, self.ready)):
                     if not self._done:
-                        now = self._boundary_after(self.iterations)
+                        k = self.iterations
+                        now = self.start if k == 1 else self.start + span(self.base, self.slope, k - 1)
                     else:
                         now = self.start  # where they go
                         if not self._content():

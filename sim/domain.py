@@ -349,13 +349,13 @@ class Domain:
 
     def _log(self, batch: Batch, k: int, start: int, base: int, slope: int) -> None:
         rank = self.rank
-        decodes, chunks = batch.decodes, batch.chunks
+        decodes, chunks, cohorts = batch.decodes, batch.chunks, batch.cohorts
         gap = tokens = 0
         if decodes:
             end = start + base
-            gap = end - batch.cohorts[0].ends
-            for cohort in batch.cohorts:
-                if cohort.late or cohort is not batch.cohorts[0]:
+            gap = end - cohorts[0].ends
+            if len(cohorts) > 1 or cohorts[0].late:
+                for cohort in cohorts:
                     self._log_odd_gaps(cohort, end, gap)
         if chunks:
             tokens = chunks[0][0] if len(chunks) == 1 else sum([tokens for tokens, _ in chunks])

@@ -142,7 +142,10 @@ class PrefixPool(BlockPool):
 
     def take(self, blocks: int) -> None:
         """Hand out the least recently used; what they held is forgotten."""
-        super().take(blocks)
+        self.free -= blocks
+        if self.free < self.low:
+            self.low = self.free
+            assert self.free >= 0, f"{-self.free} KV blocks short"
         while blocks:
             oldest = self._ring.newer
             if oldest.cached > blocks:

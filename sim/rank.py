@@ -129,7 +129,9 @@ class Rank:
                 continue
             if self._live and step.iterations > 1:
                 step.iterations = min(step.iterations, self._live.stands(step, self))
-            if (not step.decodes and not step.chunks) or self._fits(step) or not self._make_room(step):
+            if not step.chunks and (not step.decodes or self.decode_demand + self.kv.spare <= self.free_blocks):
+                return step
+            if self._fits(step) or not self._make_room(step):
                 return step
 
     def _look(self) -> None:

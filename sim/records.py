@@ -6,6 +6,8 @@ import os
 from array import array
 from collections.abc import Iterator, Mapping
 from enum import IntEnum
+from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,12 +33,16 @@ _CODES = {1: "b", 2: "h", 4: "i", 8: "q"}  # of `array`, by bytes
 COMPONENTS = ("queueing", "prefill", "decode", "interference", "preemption", "transfer", "host")
 TIMES = ("arrival", "queued", "scheduled", "first_token", "last_token", "ended")
 
-REQUEST_COLUMNS = {
+# What a request itself knows, and what else there is to say when it has ended.
+_OWN = {
     **dict.fromkeys(("index", "row"), SMALL),
-    **{"attempt": TINY, "replica": SHORT, "end": TINY},
-    **dict.fromkeys(("prompt_tokens", "output_tokens", "generated", "cached_tokens", "preemptions"), SMALL),
-    **dict.fromkeys((*TIMES, *COMPONENTS, "first_interference", "first_host"), TICKS),
+    **{"attempt": TINY, "replica": SHORT},
+    **dict.fromkeys(("prompt_tokens", "generated", "cached_tokens", "preemptions"), SMALL),
+    **dict.fromkeys((*TIMES[:-1], *COMPONENTS, "first_interference", "first_host"), TICKS),
 }
+_own = attrgetter(*_OWN)
+
+REQUEST_COLUMNS = {**_OWN, "end": TINY, "ended": TICKS, "output_tokens": SMALL}
 
 LEAP_COLUMNS = {
     "start": TICKS,  # when its first iteration began
@@ -65,8 +71,7 @@ class Table:
     def __init__(self, columns: Mapping[str, np.dtype], folder: Path | None = None) -> None:
         self._types = columns
         self._width = len(columns)
-        self._full = _BUFFER * self._width
-        self._cells = array("q")
+        self._buffer: list[tuple[int, ...]] = []
         self._rows = 0  # packed
         self._folder = None if folder is None else str(folder)
         # Arrays that grow in place: parts to be joined later would need the memory twice.
@@ -78,13 +83,13 @@ class Table:
 
     def append(self, row: tuple[int, ...]) -> None:
         """Add a row, one value a column."""
-        cells = self._cells
-        cells.extend(row)
-        if len(cells) >= self._full:
+        buffer = self._buffer
+        buffer.append(row)
+        if len(buffer) >= _BUFFER:
             self._pack()
 
     def _pack(self) -> None:
-        cells = np.frombuffer(self._cells, np.int64).reshape(-1, self._width)
+        cells = np.fromiter(chain.from_iterable(self._buffer), np.int64).reshape(-1, self._width)
         for i, (name, kind) in enumerate(self._types.items()):
             column = cells[:, i].astype(kind).tobytes()
             if self._files:
@@ -92,10 +97,10 @@ class Table:
             else:
                 self._columns[name].frombytes(column)
         self._rows += len(cells)
-        self._cells = array("q")
+        self._buffer.clear()
 
     def __len__(self) -> int:
-        return self._rows + len(self._cells) // self._width
+        return self._rows + len(self._buffer)
 
     def _open(self, mode: str) -> None:
         assert self._folder is not None
@@ -103,7 +108,7 @@ class Table:
 
     def __getstate__(self) -> dict[str, Any]:
         """For a checkpoint: what is in the files stays there."""
-        if self._cells:
+        if self._buffer:
             self._pack()
         for file in self._files.values():
             file.flush()
@@ -120,7 +125,7 @@ class Table:
 
     def columns(self) -> dict[str, NDArray]:
         """Every column by name, without a copy. Call it when all rows are in: a table that is looked at cannot grow."""
-        if self._cells:
+        if self._buffer:
             self._pack()
         if self._folder is None:
             return {name: np.frombuffer(self._columns[name], kind) for name, kind in self._types.items()}
@@ -152,11 +157,4 @@ class Recorder:
 
     def request(self, r: Request, end: End, now: int, output_tokens: int) -> None:
         """Write the row of a request that ended at `now`."""
-        self.requests.append(
-            (
-                r.index, r.row, r.attempt, r.replica, end, r.prompt_tokens, output_tokens, r.generated,
-                r.cached_tokens, r.preemptions, r.arrival, r.queued, r.scheduled, r.first_token, r.last_token, now,
-                r.queueing, r.prefill, r.decode, r.interference, r.preemption, r.transfer, r.host,
-                r.first_interference, r.first_host,
-            )
-        )  # fmt: skip
+        self.requests.append((*_own(r), end, now, output_tokens))

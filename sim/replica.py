@@ -147,15 +147,15 @@ class Replica:
 
         Source: the data-parallel client of vllm-project/vllm (`v1/engine/core_client.py`).
         """
-        domain = self.expect(request)
-        request.engine = domain
+        domain = request.engine = self.expect(request)
         self.touch()
         domain.arrive(request)
 
     def expect(self, request: Request) -> Domain:
         """Count a request that is routed here, and pick its engine."""
         self.count(request)
-        return self.pick()
+        domains = self.domains
+        return domains[0] if len(domains) == 1 else self.pick()
 
     def count(self, request: Request) -> None:
         """From now on a request is this replica's."""
