@@ -10,10 +10,10 @@ from typing import Any
 from simpy import Environment
 from simpy.events import Event
 
-from .core import FOREVER
-
+NEVER = 1 << 63  # a run's results have no room for this tick
 ARRIVALS = 0  # the place of everything that comes from outside; engines have the places from 1 on
 LOOKS = 1 << 62  # the place of who looks at everybody now and then: after all others
+_END = -1
 
 
 class Clock(Environment):
@@ -41,12 +41,14 @@ class Clock(Environment):
     def peek(self) -> int:
         """The tick of the next event."""
         queue = self._queue
-        return queue[0][0] if queue else FOREVER
+        return queue[0][0] if queue else NEVER
 
     def run(self, until: int | None = None) -> None:  # type: ignore[override]
         """Let all events happen, or those before `until`."""
         queue = self._queue
-        end = FOREVER if until is None else until
+        end = NEVER if until is None else until
+        if until is not None:
+            Moment(self, until, _END, lambda _: None)  # for who asks what comes next: nobody leaps past it
         while queue and queue[0][0] < end:
             self._now, _, _, event = heappop(queue)
             callbacks, event.callbacks = event.callbacks, None
@@ -55,7 +57,7 @@ class Clock(Environment):
             if not event._ok and not hasattr(event, "_defused"):
                 raise event._value
         if until is not None:
-            self._now = end
+            self._now, *_ = heappop(queue)
 
 
 class Moment(Event):
