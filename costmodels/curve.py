@@ -60,7 +60,7 @@ def total(curves: Iterable[Curve]) -> Curve:
     terms = list(curves)
     if len(terms) == 1:
         return terms[0]
-    if all([len(term.xs) == 1 for term in terms]):  # a formula's usual case; built for every length of a prompt
+    if all(len(term.xs) == 1 for term in terms):  # a formula's usual case; built for every length of a prompt
         start, slope = sum([term.ys[0] for term in terms]), sum([term.slope for term in terms])
         return Curve((0.0,), (start,), slope, min([term.measured for term in terms], default=inf))
     xs = tuple(sorted({0.0}.union(*(term.xs for term in terms))))
