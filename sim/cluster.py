@@ -108,9 +108,8 @@ class Cluster:
             request.tenant = self._tenant[row]
         if self._session is not None:
             request.session = self._session[row]
-        replicas, seen = self._everyone
-        if self._by_model or prompt >= self._shortest:
-            replicas, seen = self._candidates(request, prompt)
+        plain = not self._by_model and prompt < self._shortest
+        replicas, seen = self._everyone if plain else self._candidates(request, prompt)
         self.live[request] = None
         if self.estimate and replicas:
             request.estimate = self.estimate(self._outputs[row])
