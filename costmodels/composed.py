@@ -16,6 +16,7 @@ from .collectives import point_to_point, ranks_of
 from .energy import Energy, busy_watts
 from .host import HostOverhead
 from .launch import Launch, fed
+from .layout import laid_out, tabled
 from .operators import OperatorTimes
 from .shapes import stage_operators
 from .stage import Stage
@@ -61,11 +62,13 @@ class ComposedCost:
 
     def _fed(self) -> Sequence[StageCost]:
         plain = zip(self.compiled(self.times), self.operators, strict=True)
-        return [fed(stage, operators.launches, self.launch, self.host_overhead) for stage, operators in plain]
+        stages = [fed(stage, operators.launches, self.launch, self.host_overhead) for stage, operators in plain]
+        return [tabled(stages[0], self.techniques), *stages[1:]]
 
     def compiled(self, times: OperatorTimes) -> Sequence[StageCost]:
         """The stages with these times, or with another quantity in the place of time; what the host adds left out."""
-        return tuple(Stage(operators, times, self._launch_of(times)) for operators in self.operators)
+        stages = (Stage(operators, times, self._launch_of(times)) for operators in self.operators)
+        return tuple(laid_out(stage, self.techniques) for stage in stages)
 
     def _launch_of(self, times: OperatorTimes) -> Launch:
         return self.launch if times is self.times else self.launch.kernels_alone()

@@ -106,7 +106,7 @@ class Lookup:
 
     def _attention(self, kind: str, call: AttentionCall, **labels: object) -> Table | None:
         mixer = call.mixer
-        if not isinstance(mixer, Attention) or (call.kv and not call.kv.quantises_only):
+        if not isinstance(mixer, Attention) or call.shared or (call.kv and not call.kv.quantises_only):
             return None
         for dtype in _SIXTEEN.get(call.compute, (call.compute,)):
             kv_dtype = f"int{call.kv.bits:g}" if call.kv else "fp8" if call.cache_bytes == 1 else dtype
@@ -120,6 +120,8 @@ class Lookup:
 
     def mixed(self, call: AttentionCall) -> Grid | None:
         """Over (tokens of prompts, their context, decodes, context of each) of a call that has both."""
+        if (call.decode_factor, call.prefill_factor) != (1.0, 1.0):  # of prompts and of decodes, each by themselves
+            return None
         table = self._attention("mixed_attention", call)
         if table is None:
             return None

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 from ..configs.compression import KVCompression
 from ..configs.model import Format, Mixer
+from ..configs.techniques import SharedTokens
 from .curve import Curve
 
 
@@ -144,6 +145,9 @@ class AttentionCall:
     dtype_bytes: int
     compute: str
     kv: KVCompression | None = None  # what of the cache is kept and read, if not all
+    shared: tuple[SharedTokens, ...] = ()  # what all requests begin with and a decode reads once
+    decode_factor: float = 1.0  # of the kernels' time, where another layout of memory changes it
+    prefill_factor: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from .curve import Curve, greater, total
 from .host import HostOverhead
 from .launch import Launch
 from .operators import AttentionCall, Collective, Gemm, Move, RowOperator, StageOperators, Timing
+from .sharing import level_works, suffix_work
 
 
 class RooflineTimes:
@@ -47,6 +48,10 @@ class RooflineTimes:
         mixer = operator.mixer
         if operator.kv and isinstance(mixer, Attention):
             return self._roof(operator, compressed_decode(operator, operator.kv, mixer, decodes))
+        if operator.shared and isinstance(mixer, Attention):
+            works = [suffix_work(operator, decodes), *level_works(operator, mixer, decodes)]
+            launches = Curve.line(len(operator.shared) * self.hardware.achieved.attention_seconds, 0)
+            return total([*(self._roof(operator, work) for work in works), launches])
         return self._roof(operator, decode_work(operator, decodes))
 
     def prefill(self, operator: AttentionCall, tokens: int) -> Curve:

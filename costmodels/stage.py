@@ -170,7 +170,8 @@ class Stage:
 
     def _compile_prefill(self, tokens: int) -> Cells:
         layers, times = self._operators.layers, self._times
-        return Cells(total(times.prefill(g.attention, tokens).times(g.count) for g in layers), tokens)
+        curves = (times.prefill(g.attention, tokens).times(g.count * g.attention.prefill_factor) for g in layers)
+        return Cells(total(curves), tokens)
 
     def _compile_together(self, key: tuple[int, int]) -> _Cost:
         seconds = unmeasured = 0.0
@@ -189,4 +190,5 @@ class Stage:
 
     def _decode_curve(self, decodes: int) -> Curve:
         layers, times = self._operators.layers, self._times
-        return total(times.decode(g.attention, decodes).times(g.count) for g in layers)
+        each = ((g.attention, g.count * g.attention.decode_factor) for g in layers)
+        return total(times.decode(call, decodes).times(factor) for call, factor in each)

@@ -14,6 +14,7 @@ from .curve import Curve
 from .energy import Energy
 from .host import HostOverhead
 from .launch import Launch
+from .layout import laid_out
 from .measured import FALLBACK, ORIGINS, TableTimes
 from .mixed import MixedStage
 from .operators import AttentionCall, Collective, OperatorTimes, RowOperator, StageOperators, Timing
@@ -59,7 +60,8 @@ class MeasuredCost(ComposedCost):
             grids = [times.mixed(group.attention) for group in operators.layers]
             found = [grid for grid in grids if grid is not None]
             if grids and len(found) == len(grids):
-                stages[i] = MixedStage(operators, times, self._launch_of(times), found, times.uneven)
+                mixed = MixedStage(operators, times, self._launch_of(times), found, times.uneven)
+                stages[i] = laid_out(mixed, self.techniques)
         return tuple(stages)
 
     def _joules(self, watts: float) -> OperatorTimes:

@@ -17,6 +17,8 @@ from ..costmodels.choice import ROOFLINE, cost_model
 from ..costmodels.host import HostOverhead
 from ..costmodels.launch import Launch
 from ..costmodels.memory import KVCapacity, kv_capacity
+from ..costmodels.shapes import stage_operators
+from ..costmodels.techniques import page_tokens, with_techniques
 from ..costmodels.transfer import swap_seconds
 from ..errors import InputError, unknown_name
 from ..traces.table import PrefixBlocks
@@ -154,6 +156,7 @@ def _deploy(plan: Plan, pool: Pool, where: str) -> Deployment:
     hardware = _with_links(find_hardware(_card(plan, pool.hardware), f"{where}.hardware"), plan.links)
     limits = _limits(pool, preset, model, hardware, where)
     try:
+        limits.block_size = _block_size(pool, model, limits)
         capacity = kv_capacity(
             model, hardware, pool.parallel,
             gpu_memory_utilization=pool.gpu_memory_utilization or preset.gpu_memory_utilization,
@@ -178,7 +181,7 @@ def priced(
         kv_cache_dtype=pool.kv_cache_dtype,
         host=_host_overhead(preset, _first(pool.async_scheduling, preset.async_scheduling)),
         launch=_launch(preset, limits),
-        techniques=pool.techniques,
+        techniques=pool.techniques.with_blocks(limits.block_size),
     )  # fmt: skip
 
 
@@ -255,6 +258,19 @@ def _limits(pool: Pool, preset: EnginePreset, model: ModelCard, hardware: Hardwa
         expected = "at least max_model_len where prompts are not cut into chunks, or a smaller max_model_len"
         raise InputError(f"{where}.max_num_batched_tokens", found, expected)
     return limits
+
+
+def _block_size(pool: Pool, model: ModelCard, limits: Limits) -> int:
+    """Tokens of a KV block: the engine's, or what a group of pages holds."""
+    paging = pool.techniques.paging
+    prefix = sum(level.tokens for level in pool.techniques.shared_prefix)
+    if prefix >= limits.max_model_len:
+        found = f"{prefix} tokens in common, with max_model_len = {limits.max_model_len}"
+        raise InputError("techniques.shared_prefix", found, "fewer, so that a request has some of its own")
+    if paging is None or paging.page_group_bytes is None:
+        return limits.block_size
+    stage = stage_operators(model, pool.parallel, 0, pool.kv_cache_dtype)
+    return page_tokens(with_techniques(stage, model, pool.techniques), paging.page_group_bytes)
 
 
 def _capped(limits: Limits, pool: Pool, capacity: KVCapacity, where: str) -> Limits:
