@@ -89,6 +89,7 @@ class Pool:
     quantization : weight format instead of the one in the model's card: a key of `model.QUANTIZATIONS`, or bits a
         parameter and the number type of products (`{bits: 3.2, compute: bf16}`, for sizes in between as BitStack's).
     cost : "roofline", or the path of measured times: a table set, or a folder in a format that a reader knows.
+    eviction : which cached KV blocks are forgotten first.
     num_gpu_blocks_override : KV blocks of an engine, instead of the memory arithmetic.
     price_per_hour : USD for one accelerator.
     techniques : of the literature (docs/techniques.md).
@@ -123,6 +124,7 @@ class Pool:
     batch: PolicyChoice | None = None
     kv: PolicyChoice | None = None
     queue: PolicyChoice | None = None
+    eviction: PolicyChoice = "lru"
     price_per_hour: float | None = None
     techniques: Techniques = field(default_factory=Techniques)
 
@@ -221,7 +223,7 @@ class Plan:
             values, Plan, ("topology", "disaggregation", "rebalancer", "admission", "scaling", "faults")
         )
         for pool in values["pools"]:
-            _leave_out_defaults(pool, Pool, ("fabric", "techniques"))
+            _leave_out_defaults(pool, Pool, ("fabric", "techniques", "eviction"))
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -77,6 +77,12 @@ class CostModel(Protocol):
         ...
 
 
+def prompt_seconds(cost: CostModel, tokens: int, context: int) -> float:
+    """Time of an iteration that computes `tokens` tokens of a prompt after `context` cached ones, and nothing else."""
+    pieces = sum(stage.piece(((tokens, context),), 0, 0, 0, 0)[0] for stage in cost.stages)
+    return (pieces + cost.host(1)) / TICKS_PER_SECOND
+
+
 def check_piece(stage: StageCost, chunks: Sequence[Chunk], contexts: Sequence[int], iterations: int) -> None:
     """Assert the law of this module for one composition; for tests of cost models."""
     contexts = list(contexts)

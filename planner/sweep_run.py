@@ -14,9 +14,9 @@ from ..configs.slo import SLO
 from ..errors import InputError
 from ..sim.report import build_report
 from ..sim.run import run
-from ..traces.generate import generate
-from ..traces.load import is_spec, load
-from ..traces.spec import Spec, load_spec
+from ..traces.load import draw, is_spec, load, load_generator
+from ..traces.program_spec import ProgramSpec
+from ..traces.spec import Spec
 from ..traces.table import RequestTable
 from ..traces.transform import limit, scale_rate
 from .fingerprint import cards, code, digest
@@ -27,12 +27,12 @@ from .sweep_spec import Settings
 class Source:
     """A recorded trace, or what a seed makes one from; with its fingerprint, which long traces take a while to give."""
 
-    origin: RequestTable | Spec
+    origin: RequestTable | Spec | ProgramSpec
     fingerprint: str
 
     def requests(self, settings: Settings) -> RequestTable:
         """The trace of one run."""
-        table = self.origin if isinstance(self.origin, RequestTable) else generate(self.origin, settings.seed)
+        table = self.origin if isinstance(self.origin, RequestTable) else draw(self.origin, settings.seed)
         if settings.limit is not None:
             table = limit(table, settings.limit)
         return table if settings.rate_scale == 1 else scale_rate(table, settings.rate_scale)
@@ -41,7 +41,7 @@ class Source:
 def load_source(path: Path) -> Source:
     """The trace or the generator's parameter file at `path`."""
     if is_spec(path):
-        spec = load_spec(path)
+        spec = load_generator(path)
         return Source(spec, digest(replace(spec, name="")))
     table = load(path)
     return Source(table, digest(table))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .core import AdmissionPolicy
     from .handoff import Handoff
     from .limbo import Limbo
+    from .program import Program
 
 
 class TraceColumns:
@@ -51,6 +52,7 @@ class Cluster:
         self.on_submit: list[Callable[[Request], None]] = []
         self.on_end: list[Callable[[Request, End, int], None]] = []
         self.estimate: Callable[[int], float] | None = None  # a predictor of output length
+        self.program: Callable[[int], Program] | None = None  # of a row, where the trace has programs
         self.replicas: list[Replica] = []
         self.handoff: Handoff | None = None
         self.limbo: Limbo | None = None
@@ -108,6 +110,8 @@ class Cluster:
             request.tenant = self._tenant[row]
         if self._session is not None:
             request.session = self._session[row]
+        if self.program:
+            request.program = self.program(row)
         plain = not self._by_model and prompt < self._shortest
         replicas, seen = self._everyone if plain else self._candidates(request, prompt)
         self.live[request] = None

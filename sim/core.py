@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from .cohort import Cohort
+    from .program import Program
 
 FOREVER = 1 << 62  # a number of iterations that no run reaches
 
@@ -24,6 +25,7 @@ class Request:
     priority = 0  # lower runs first, as in vLLM
     tenant = -1  # code of the trace's label, -1 = none
     session = -1  # likewise
+    program: Program | None = None
     queued = -1  # when the engine took it in: the first iteration boundary after `arrival`
     scheduled = -1  # when it first ran
     first_token = -1

@@ -24,6 +24,7 @@ from ..errors import InputError, unknown_name
 from ..traces.table import PrefixBlocks
 from .core import BatchPolicy, CappedLimits, Limits, QueuePolicy, Router
 from .dynamics import check_dynamics
+from .eviction import Eviction, EvictionPolicy
 from .kv import BlockPool
 from .policies.registry import make_policy
 from .prefix import PrefixPool
@@ -74,10 +75,12 @@ class Deployment:
 
     def kv_pool(self, prefixes: PrefixBlocks | None) -> BlockPool:
         """The KV memory of one engine. `prefixes` : the block ids of the trace."""
+        policy: EvictionPolicy = self._make("eviction", self.pool.eviction)
         if not self.prefix_caching:
             return BlockPool(self.blocks)
+        worth = None if policy.by_age else Eviction(policy, self.cost).worth
         try:
-            return PrefixPool(self.blocks, self.limits.block_size, prefixes)
+            return PrefixPool(self.blocks, self.limits.block_size, prefixes, worth)
         except InputError as error:
             raise error.at(self.where) from None
 
@@ -125,6 +128,7 @@ def _caches_prefixes(deployment: Deployment) -> bool:
     """Whether prefix caching is on: as the pool says, else where engine, batch policy and model can do it."""
     pool = deployment.pool
     wanted = pool.enable_prefix_caching
+    deployment.kv_pool(None)  # its eviction policy is known
     where = f"{deployment.where}.enable_prefix_caching"
     able = getattr(deployment.batch_policy(), "caches_prefixes", False)
     if wanted and not able:

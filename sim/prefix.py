@@ -12,35 +12,15 @@ generated tokens are found by their own request after a preemption, but by nobod
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 from ..errors import InputError
 from ..traces.table import PrefixBlocks
 from .core import Request
+from .freelist import AgeList, Run, WorthList
 from .kv import BlockPool
 
-
-class Run:
-    """Consecutive blocks of a chain. Where nobody holds them they stand in the free list.
-
-    key : the prefix id, None for blocks that only one request, or nobody, can find.
-    size : blocks when all of them are there. cached : how many are, from the first on. holders : requests using them.
-    """
-
-    __slots__ = ("cached", "holders", "key", "newer", "older", "size")
-
-    older: Run
-    newer: Run
-
-    def __init__(self, key: int | None, size: int, cached: int, holders: int = 0) -> None:
-        self.key = key
-        self.size = size
-        self.cached = cached
-        self.holders = holders
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Run, (self.key, self.size, self.cached, self.holders)
+Worth = Callable[[int, int, float], float]
 
 
 class Holding:
@@ -78,82 +58,48 @@ class PrefixPool(BlockPool):
     """A `BlockPool` whose freed blocks can be found again, by the prefix ids of the trace.
 
     ids : the trace's prefix blocks. Their size must divide `block_size`, or the other way round.
+    worth : of a chain, see `EvictionPolicy`; None = least recently used first.
     """
 
-    __slots__ = ("_block_size", "_ids", "_index", "_ring")
+    __slots__ = ("_block_size", "_idle", "_ids", "_index", "_worth")
 
     caching = True
 
-    def __init__(self, total: int, block_size: int, ids: PrefixBlocks | None) -> None:
+    def __init__(self, total: int, block_size: int, ids: PrefixBlocks | None, worth: Worth | None = None) -> None:
         super().__init__(total)
         if ids is not None and max(ids.size, block_size) % min(ids.size, block_size):
             found = f"{block_size} tokens, where the trace's prefix blocks have {ids.size}"
             raise InputError("block_size", found, "a multiple or a divisor of that")
         self._block_size = block_size
         self._ids = ids
+        self._worth = worth
         self.clear()
 
     def clear(self) -> None:
         """Everything is lost."""
         self.free = self.total
         self._index: dict[int, Run] = {}
-        self._ring = Run(None, 0, 0)  # the free list: the newest run is older than it, the oldest newer
-        self._ring.older = self._ring.newer = self._ring
-        self._append(Run(None, 0, self.total))
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For a checkpoint: the free list as a list, since a chain of links would be followed link by link."""
-        slots = (name for c in type(self).__mro__ for name in getattr(c, "__slots__", ()) if name != "_ring")
-        return {**{name: getattr(self, name) for name in slots}, "runs": list(self.free_runs())}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        runs = state.pop("runs")
-        for name, value in state.items():
-            setattr(self, name, value)
-        self._ring = Run(None, 0, 0)
-        self._ring.older = self._ring.newer = self._ring
-        for run in runs:
-            self._append(run)
-
-    # -- the free list -------------------------------------------------------------------------------------------
-
-    def _append(self, run: Run) -> None:
-        newest = self._ring.older
-        run.older, run.newer = newest, self._ring
-        newest.newer = self._ring.older = run
-
-    def _append_forgotten(self, blocks: int) -> None:
-        """Blocks whose contents nobody will ask for."""
-        newest = self._ring.older
-        if newest.key is None and not newest.size and newest is not self._ring:
-            newest.cached += blocks
-        elif blocks:
-            self._append(Run(None, 0, blocks))
-
-    def _unlink(self, run: Run) -> None:
-        run.older.newer, run.newer.older = run.newer, run.older
+        self._idle: AgeList | WorthList = WorthList() if self._worth else AgeList()
+        self._idle.append_forgotten(self.total)
 
     def free_runs(self) -> Iterator[Run]:
-        """The free list, oldest first."""
-        run = self._ring.newer
-        while run is not self._ring:
-            yield run
-            run = run.newer
+        """The free list, in the order of eviction."""
+        return iter(self._idle)
 
     def take(self, blocks: int) -> None:
-        """Hand out the least recently used; what they held is forgotten."""
+        """Hand out those that go first; what they held is forgotten."""
         self.free -= blocks
         if self.free < self.low:
             self.low = self.free
             assert self.free >= 0, f"{-self.free} KV blocks short"
         while blocks:
-            oldest = self._ring.newer
+            oldest = self._idle.first()
             if oldest.cached > blocks:
                 oldest.cached -= blocks
                 return
             blocks -= oldest.cached
             oldest.cached = 0
-            self._unlink(oldest)
+            self._idle.evict(oldest)
             if oldest.key is not None:
                 del self._index[oldest.key]
 
@@ -163,14 +109,20 @@ class PrefixPool(BlockPool):
         """The request's books, opened when it has prefix ids."""
         holding: Holding | None = request.holding
         if holding is None and self._ids is not None:
-            ids, size = self._ids.row(request.row).tolist(), self._block_size
-            if size > self._ids.size:  # the id at the end of each block of ours stands for the whole prefix
-                step = size // self._ids.size
-                ids = ids[step - 1 :: step]
+            ids, size = self._keys(request), self._block_size
             span = max(1, self._ids.size // size)
             total = min(len(ids) * span, request.prompt_tokens // size)
             holding = request.holding = Holding(ids[: -(-total // span)], span, total)
         return holding
+
+    def _keys(self, request: Request) -> list[int]:
+        """The ids of a request's row, one for each block of ours or of the trace, whichever is larger."""
+        assert self._ids is not None
+        ids: list[int] = self._ids.row(request.row).tolist()
+        if self._block_size > self._ids.size:  # the id at the end of each block of ours stands for the whole prefix
+            step = self._block_size // self._ids.size
+            ids = ids[step - 1 :: step]
+        return ids
 
     def lookup(self, request: Request, promised: dict[int, int], taken: int = 0) -> tuple[int, int]:
         """What a waiting request would find: (its blocks in the cache, free blocks that using them takes).
@@ -202,12 +154,12 @@ class PrefixPool(BlockPool):
 
     def _lost(self, taken: int) -> dict[Run, int]:
         """Blocks by run that handing out `taken` would forget."""
-        lost = {}
-        run = self._ring.newer
-        while taken > 0 and run is not self._ring:
+        lost: dict[Run, int] = {}
+        for run in self._idle:
+            if taken <= 0:
+                break
             lost[run] = min(run.cached, taken)
             taken -= run.cached
-            run = run.newer
         return lost
 
     def promise(self, request: Request, tokens: int, promised: dict[int, int]) -> None:
@@ -253,9 +205,10 @@ class PrefixPool(BlockPool):
 
     def _hold(self, run: Run) -> None:
         if not run.holders:
-            self._unlink(run)
+            self._idle.remove(run)
             BlockPool.take(self, run.cached)
         run.holders += 1
+        run.hits += 1
 
     def cover(self, request: Request, tokens: int) -> None:
         """The first `tokens` tokens are scheduled: from now on their full blocks can be found, as in vLLM."""
@@ -281,6 +234,8 @@ class PrefixPool(BlockPool):
 
     def release(self, request: Request, preempted: bool = False) -> None:
         """Let go of everything, last blocks first; who was preempted may find its private blocks again."""
+        if not preempted:
+            self.commit(request)
         holding: Holding | None = request.holding
         if holding is None:
             self.free += request.blocks
@@ -288,24 +243,43 @@ class PrefixPool(BlockPool):
                 holding = request.holding = Holding((), 1, 0)
                 self._keep_own(holding, request.computed // self._block_size, request.blocks)
             else:
-                self._append_forgotten(request.blocks)
+                self._idle.append_forgotten(request.blocks)
             return
         private = request.blocks - holding.shared
         self.free += private
         if preempted and holding.covered == holding.total and not holding.repeats:
             self._keep_own(holding, max(0, request.computed // self._block_size - holding.total), private)
         else:
-            self._append_forgotten(private)
+            self._idle.append_forgotten(private)
+        if self._worth:
+            self._value(holding, self._worth)
         for run in reversed(holding.held):
             run.holders -= 1
             if not run.holders:
-                self._append(run)
+                self._idle.append(run)
                 self.free += run.cached
         holding.reset()
 
+    def _value(self, holding: Holding, worth: Worth) -> None:
+        """Say what each run is worth: no less than what follows it, which is of no use without it."""
+        least = 0.0
+        for i in reversed(range(len(holding.held))):
+            run = holding.held[i]
+            tokens = (i * holding.span + run.cached) * self._block_size
+            least = run.worth = max(least, worth(run.hits, tokens, self._idle.floor))
+
+    def commit(self, request: Request) -> None:
+        """What a request has written can be found by its next turn, where the trace's ids go on beyond prompts."""
+        holding: Holding | None = request.holding
+        if holding is not None and self._ids is not None and self._ids.scope == "context":
+            ids = self._keys(request)
+            holding.total = min(len(ids) * holding.span, request.computed // self._block_size)
+            holding.keys = ids[: -(-holding.total // holding.span)]
+            self.cover(request, request.computed)
+
     def _keep_own(self, holding: Holding, full: int, private: int) -> None:
         """Free `private` blocks of which the first `full` may be found again by their owner."""
-        self._append_forgotten(private - full)
+        self._idle.append_forgotten(private - full)
         if full > 0:
             holding.own = Run(None, full, full)
-            self._append(holding.own)
+            self._idle.append(holding.own)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from typing import Any, cast
 
-from ..costmodels.base import TICKS_PER_SECOND
+from ..costmodels.base import TICKS_PER_SECOND, prompt_seconds
 from .core import Load, ReplicaView, Request
 from .domain import Domain
 from .events import Clock
@@ -124,9 +124,7 @@ class Replica:
 
     def prefill_seconds(self, tokens: int, context: int) -> float:
         """Predicted time of a prompt's `tokens` tokens after `context` cached ones, alone."""
-        cost = self.domains[0].cost
-        pieces = sum(stage.piece(((tokens, context),), 0, 0, 0, 0)[0] for stage in cost.stages)
-        return (pieces + cost.host(1)) / TICKS_PER_SECOND
+        return prompt_seconds(self.domains[0].cost, tokens, context)
 
     def queue_seconds(self) -> float:
         """Predicted time of the prompts that wait there or are under way, on the least busy of its engines."""

@@ -17,6 +17,7 @@ from .attainment import attainment, groups
 from .deploy import Deployment
 from .metrics import Finished, summary
 from .overload import overload_verdict
+from .programreport import program_figures
 from .run import EngineInfo, Run
 from .servicereport import paid_ticks, service_figures
 
@@ -46,6 +47,8 @@ def build_report(run: Run, slo: SLO | None = None, warmup: float = 0.0) -> dict[
     by_group = groups(run, requests, slo)
     if by_group:
         figures["groups"] = by_group
+    if run.table.programs is not None:
+        figures["programs"] = program_figures(run)
     figures["simulation"] = _simulation(run, warmup)
     if run.services:
         figures["simulation"]["cluster"] = service_figures(run, requests)

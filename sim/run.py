@@ -32,6 +32,7 @@ from .invariants import check_invariants
 from .lockstep import Lockstep, LockstepLane
 from .oracle import ListEngine
 from .pipeline import PipelineDomain
+from .programs import ProgramClients
 from .rank import Rank
 from .records import End, Recorder
 from .replica import Replica
@@ -119,6 +120,10 @@ def run(
         raise InputError("clients.closed_loop", "given together with a closed-loop trace", "one of the two")
     if loop:
         users, think_time = loop.users, np.full(len(table), loop.think_time)
+    if users and table.programs is not None:
+        raise InputError(
+            "clients.closed_loop", "given with a trace of programs, which are closed loops", "one of the two"
+        )
     deployments = deployments or deploy(plan)
     _check_together(plan, deployments, oracle, checkpoint)
     trace = TraceColumns(table)
@@ -136,6 +141,8 @@ def run(
         )  # fmt: skip
         if users:
             ClosedLoop(world.env, world.cluster, users, np.zeros(len(table)) if think_time is None else think_time)
+        elif table.programs is not None:
+            ProgramClients(world.env, world.cluster, table)
         else:
             OpenLoop(world.env, world.cluster, table)
         world.cluster.on_end.append(watch)

@@ -50,6 +50,8 @@ def _lines(r: dict[str, Any]) -> Iterator[str]:
     yield "where the time goes: " + ", ".join(f"{name} {_number(v)}" for name, v in parts if v)
     yield ""
     yield from _slo(r)
+    if "programs" in r:
+        yield from _programs(r["programs"])
     yield f"load: {sim['load']['verdict']} ({sim['load']['reason']})"
     for pool in sim["pools"]:
         busy = sum(pool["busy_share"]) / len(pool["busy_share"])
@@ -83,6 +85,18 @@ def _slo(r: dict[str, Any]) -> Iterator[str]:
         why = f": {_why(objective)}" if objective.get("dominating") else ""
         yield f"  {'met   ' if objective['met'] else 'MISSED'} {objective['objective']} ({value}){why}"
     yield ""
+
+
+def _programs(p: dict[str, Any]) -> Iterator[str]:
+    yield (
+        f"{p['finished']:,} of {p['begun']:,} programs finished, {_number(p['calls_mean'])} calls each: completion "
+        f"time mean {_number(p['mean_jct_ms'])}, p99 {_number(p['p99_jct_ms'])} ms, of which queueing between calls "
+        f"{_number(p['mean_queueing_between_ms'])} and tools {_number(p['mean_gap_ms'])}"
+    )
+    if p["cached_share"] is not None:
+        yield f"  prompt tokens: {p['cached_share']:.1%} cached, {p['recomputed_share']:.1%} computed a second time"
+    if p["deadlines_met_share"] is not None:
+        yield f"  deadlines met: {p['deadlines_met_share']:.1%}"
 
 
 def _origin(pool: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from .programreport import COLUMNS, program_rows
 from .records import COMPONENTS, TIMES, End
 from .run import Run
 from .timeseries import time_series
@@ -35,10 +36,12 @@ def prepare_folder(folder: Path) -> None:
 
 
 def write_results(run: Run, report: dict[str, Any], folder: Path) -> None:
-    """`report.json`, `requests.csv.gz` and `timeseries.csv.gz` in `folder`."""
+    """`report.json`, `requests.csv.gz` and `timeseries.csv.gz` in `folder`; of programs, `programs.csv.gz` too."""
     write_json(report, folder / "report.json")
     write_requests(run, folder / "requests.csv.gz")
     write_time_series(run, folder / "timeseries.csv.gz")
+    if run.table.programs is not None:
+        write_programs(run, folder / "programs.csv.gz")
 
 
 def write_json(data: dict[str, Any], path: Path) -> None:
@@ -178,6 +181,18 @@ def fixed_point_columns(c: dict[str, NDArray[np.int64]]) -> Iterator[tuple[NDArr
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"' if any(sign in name for sign in ',"\n\r') else name
+
+
+def write_programs(run: Run, path: Path) -> None:
+    """One row a program, see `programreport`; empty where a figure does not exist."""
+    rows = zip(*(column.tolist() for column in program_rows(run).values()), strict=True)
+    _write_rows(path, ",".join(COLUMNS), (",".join(map(_cell, row)) + "\n" for row in rows))
+
+
+def _cell(value: str | int | float) -> str:
+    if isinstance(value, float):
+        return f"{value:.9f}" if math.isfinite(value) else ""
+    return _quoted(value) if isinstance(value, str) else str(value)
 
 
 # -- time series -------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from .programs import check_programs
 from .readers.base import Columns
 from .streams import Stream
 from .table import Ints, PrefixBlocks, RequestTable, Source
@@ -53,7 +55,9 @@ def assemble(
         row = int(np.argmax(patience < 0))
         raise InputError(f"{path}: row {row + 1}", f"cancel_after {float(patience[row])!r} s", "0 s or later")
     if columns.blocks is not None:
-        check_blocks(columns.blocks, columns.prompt_tokens, path)
+        check_blocks(columns.blocks, columns.prompt_tokens, columns.output_tokens, path)
+    if columns.programs is not None:
+        check_programs(columns.programs, time, columns.labels.get("session"), str(path))
 
     zero = 0.0 if columns.exact else float(time.min())
     arrival = time if columns.exact else np.round(time - zero, NANOSECONDS)
@@ -82,27 +86,31 @@ def assemble(
     unchanged = len(kept) == n and bool((np.diff(kept) == 1).all())
     fields: dict[str, Any] = {"prompt_tokens": columns.prompt_tokens, "output_tokens": columns.output_tokens}
     fields |= {"arrival": arrival} | columns.labels | columns.numbers
-    if columns.blocks is not None:
-        fields["blocks"] = columns.blocks
+    for name in ("blocks", "programs"):
+        if getattr(columns, name) is not None:
+            fields[name] = getattr(columns, name)
     if not unchanged:
         fields = {name: c[kept] if isinstance(c, np.ndarray) else c.take(kept) for name, c in fields.items()}
     return RequestTable(source=source, **fields)
 
 
-def check_blocks(blocks: PrefixBlocks, prompt_tokens: Ints, path: Path) -> None:
-    """Raise unless every prompt lists as many block ids as the rule says."""
-    size = blocks.size
-    counts = {"ceil": -(-prompt_tokens // size), "floor": prompt_tokens // size}
+def check_blocks(blocks: PrefixBlocks, prompt_tokens: Ints, output_tokens: Ints, path: Path) -> None:
+    """Raise unless every row lists as many block ids as rule and scope say."""
     listed = np.diff(blocks.offsets)
-    wrong = np.flatnonzero(listed != counts[blocks.rule])
+    wrong = np.flatnonzero(listed != blocks.counts(prompt_tokens, output_tokens))
     if len(wrong):
         row = int(wrong[0])
-        up, down = int(counts["ceil"][row]), int(counts["floor"][row])
+        here = slice(row, row + 1)
+        up, down = (
+            int(replace(blocks, rule=rule).counts(prompt_tokens[here], output_tokens[here])[0])
+            for rule in ("ceil", "floor")
+        )
         expected = (
             f"{up} by the rule 'ceil' (the partial last block counts) or {down} by the rule 'floor' (full blocks "
-            f"only); the rule here is {blocks.rule!r} with blocks of {size} tokens"
+            f"only); the rule here is {blocks.rule!r} with blocks of {blocks.size} tokens"
         )
-        found = f"{int(listed[row])} hash_ids for {int(prompt_tokens[row])} prompt tokens"
+        answer = f" and {int(output_tokens[row])} output tokens" if blocks.scope == "context" else ""
+        found = f"{int(listed[row])} hash_ids for {int(prompt_tokens[row])} prompt tokens{answer}"
         raise InputError(f"{path}: row {row + 1}", found, expected)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,14 +99,22 @@ def fit_command(args: argparse.Namespace) -> int:
 def generate_command(args: argparse.Namespace) -> int:
     """Generate a trace chunk by chunk, so that its length is not bounded by memory."""
     from .generate import generate_chunks
-    from .spec import load_spec
+    from .load import draw, load_generator
+    from .program_spec import ProgramSpec
     from .write import write
+
+    spec = load_generator(args.params)
+    chunks: Iterable[RequestTable] = (
+        [draw(spec, args.seed)]
+        if isinstance(spec, ProgramSpec)
+        else generate_chunks(spec, args.seed, keep_failed=args.keep_failed)
+    )
 
     failed = dropped = 0
 
     def counted() -> Iterator[RequestTable]:
         nonlocal failed, dropped
-        for chunk in generate_chunks(load_spec(args.params), args.seed, keep_failed=args.keep_failed):
+        for chunk in chunks:
             failed, dropped = failed + chunk.source.failed, dropped + chunk.source.dropped
             yield chunk
 

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from ..errors import InputError
 from .assemble import assemble
@@ -15,6 +15,10 @@ from .readers import READERS
 from .readers.base import Head, Reader
 from .readers.mapped import read_mapped
 from .table import RequestTable
+
+if TYPE_CHECKING:  # drawing needs more than reading
+    from .program_spec import ProgramSpec
+    from .spec import Spec
 
 HEAD = 65_536  # characters looked at to recognise a file
 _SPEC = re.compile(r"^kind[ \t]*:", re.MULTILINE)
@@ -48,11 +52,32 @@ def load(
         for name, value in given.items():
             if value is not None:
                 raise InputError(str(path), f"{name} given for a generator's parameter file", "a recorded trace")
-        from .generate import generate
-        from .spec import load_spec
-
-        return generate(load_spec(path), seed, keep_failed=keep_failed)
+        return draw(load_generator(path), seed, keep_failed=keep_failed)
     return read(path, columns=columns, keep_failed=keep_failed, sort=sort, jitter_seed=jitter_seed)
+
+
+def load_generator(path: Path) -> Spec | ProgramSpec:
+    """The spec in a generator's parameter file."""
+    from .params import read_yaml
+
+    if read_yaml(path).get("kind") == "programs":
+        from .program_spec import load_program_spec
+
+        return load_program_spec(path)
+    from .spec import load_spec
+
+    return load_spec(path)
+
+
+def draw(spec: Spec | ProgramSpec, seed: int, *, keep_failed: bool = False) -> RequestTable:
+    """The trace of a spec, a function of spec and seed alone."""
+    from .generate import generate
+    from .program_draw import draw_programs
+    from .program_spec import ProgramSpec
+
+    if isinstance(spec, ProgramSpec):
+        return draw_programs(spec, seed)
+    return generate(spec, seed, keep_failed=keep_failed)
 
 
 def read(

@@ -98,9 +98,9 @@ def build_spec(data: object, where: str = "spec", base: Path = Path(), name: str
     p = Params(data, where)
     kind = p.text("kind")
     if kind is None:
-        raise InputError(p.at("kind"), "missing", "one of " + ", ".join(KINDS))
+        raise InputError(p.at("kind"), "missing", "one of " + ", ".join((*KINDS, "programs")))
     if kind not in KINDS:
-        raise unknown_name(p.at("kind"), "generator", kind, KINDS)
+        raise unknown_name(p.at("kind"), "generator", kind, (*KINDS, "programs"))
     p.text("source")  # a note of where the numbers come from
     if kind == "closed_loop":
         users = p.whole("users")

@@ -6,12 +6,15 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+
+if TYPE_CHECKING:
+    from .programs import Programs
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -35,6 +38,10 @@ class Labels:
         """The same column for some rows (an index array or a mask); names stay."""
         return Labels(self.codes[rows], self.names)
 
+    def contents(self) -> tuple[str | NDArray[Any], ...]:
+        """All there is to it, for a fingerprint."""
+        return "\0".join(self.names), self.codes
+
     def __iter__(self) -> Iterator[str | None]:
         return (self.names[c] if c >= 0 else None for c in self.codes.tolist())
 
@@ -46,14 +53,16 @@ class Labels:
 class PrefixBlocks:
     """Chained prefix block ids: two requests share their first k blocks when their first k ids are equal.
 
-    `rule` says how many ids a prompt of n tokens lists: "ceil" counts the partial last block (Mooncake),
-    "floor" only full blocks (recorded vLLM runs). Row i's ids are `ids[offsets[i]:offsets[i + 1]]`.
+    `rule` says how many ids n tokens list: "ceil" counts the partial last block (Mooncake), "floor" only full blocks
+    (recorded vLLM runs). `scope` says which tokens: the "prompt", or the whole "context", prompt and answer, so that a
+    next turn can find what its predecessor wrote. Row i's ids are `ids[offsets[i]:offsets[i + 1]]`.
     """
 
     size: int  # tokens a block
     rule: Literal["ceil", "floor"]
     offsets: Ints
     ids: Ints
+    scope: Literal["prompt", "context"] = "prompt"
 
     @classmethod
     def of(cls, size: int, rule: Literal["ceil", "floor"], rows: Sequence[Sequence[int]]) -> PrefixBlocks:
@@ -70,7 +79,18 @@ class PrefixBlocks:
     def take(self, rows: Any) -> PrefixBlocks:
         """The same column for some rows (an index array or a mask)."""
         index = np.arange(len(self))[rows]
-        return PrefixBlocks.of(self.size, self.rule, [self.row(i).tolist() for i in index.tolist()])
+        kept = PrefixBlocks.of(self.size, self.rule, [self.row(i).tolist() for i in index.tolist()])
+        return dataclasses.replace(kept, scope=self.scope)
+
+    def counts(self, prompt_tokens: Ints, output_tokens: Ints) -> Ints:
+        """Ids that rows of these lengths list."""
+        tokens = prompt_tokens + (output_tokens if self.scope == "context" else 0)
+        return -(-tokens // self.size) if self.rule == "ceil" else tokens // self.size
+
+    def contents(self) -> tuple[str | NDArray[Any], ...]:
+        """All there is to it, for a fingerprint."""
+        scope = "" if self.scope == "prompt" else self.scope
+        return f"{self.size}{self.rule}{scope}", self.offsets, self.ids
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -104,7 +124,7 @@ class RequestTable:
     session, model, tenant, request_class, request_id : `Labels`, or None where the source has no such column.
     priority : int64, lower runs first (vLLM's order). cancel_after : float64 seconds from arrival at which the
     client gives up, inf = never. elapsed : float64 seconds end to end as recorded, nan = unknown.
-    blocks : prefix block ids.
+    blocks : prefix block ids. programs : which rows wait for which, see `Programs`.
     """
 
     arrival: Floats
@@ -119,6 +139,7 @@ class RequestTable:
     cancel_after: Floats | None = None
     elapsed: Floats | None = None
     blocks: PrefixBlocks | None = None
+    programs: Programs | None = None
     source: Source = field(default_factory=Source)
 
     def __post_init__(self) -> None:
@@ -151,7 +172,7 @@ class RequestTable:
         """Some rows (an index array, a mask or a slice) in the same order; `arrival` is not shifted."""
         index = np.arange(len(self))[rows]
         changed: dict[str, Any] = {
-            name: column.take(index) if isinstance(column, Labels | PrefixBlocks) else column[index]
+            name: column[index] if isinstance(column, np.ndarray) else column.take(index)
             for name, column in self.columns().items()
         }
         return dataclasses.replace(self, **changed)
@@ -161,13 +182,7 @@ class RequestTable:
         digest = hashlib.sha256()
         for name, column in self.columns().items():
             digest.update(name.encode())
-            if isinstance(column, Labels):
-                digest.update("\0".join(column.names).encode())
-                digest.update(column.codes.tobytes())
-            elif isinstance(column, PrefixBlocks):
-                digest.update(f"{column.size}{column.rule}".encode())
-                digest.update(column.offsets.tobytes())
-                digest.update(column.ids.tobytes())
-            else:
-                digest.update(np.ascontiguousarray(column).tobytes())
+            parts = [column] if isinstance(column, np.ndarray) else column.contents()
+            for part in parts:
+                digest.update(part.encode() if isinstance(part, str) else np.ascontiguousarray(part).tobytes())
         return digest.hexdigest()[:16]

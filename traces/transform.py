@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, unknown_name
 from .assemble import NANOSECONDS
+from .programs import joined_programs
 from .table import OPTIONAL_LABELS, Labels, PrefixBlocks, RequestTable, Source
 
 COMPARE: dict[str, Callable[[Any, Any], Any]] = {
@@ -117,6 +118,10 @@ def merge(tables: Sequence[RequestTable], label: str | None = None) -> RequestTa
             fields[name] = fields[name].take(order)
     if "blocks" in present:
         fields["blocks"] = _merged_blocks(tables).take(order)
+    if "programs" in present:
+        if any(table.programs is None for table in tables):
+            raise InputError("merge", "programs in some of the traces only", "all with programs, or none")
+        fields["programs"] = joined_programs([t.programs for t in tables if t.programs]).take(order)
     sources = [table.source for table in tables]
     counts = {
         name: sum(getattr(source, name) for source in sources)
@@ -153,23 +158,28 @@ def _merged_labels(parts: Sequence[Labels]) -> Labels:
 
 def _merged_blocks(tables: Sequence[RequestTable]) -> PrefixBlocks:
     given = [table.blocks for table in tables if table.blocks is not None]
-    size, rule = given[0].size, given[0].rule
+    first = given[0]
     for blocks in given:
-        if (blocks.size, blocks.rule) != (size, rule):
-            found = f"prefix blocks of {size} tokens ({rule}) and of {blocks.size} ({blocks.rule})"
-            raise InputError("merge", found, "one block size and rule")
+        if (blocks.size, blocks.rule, blocks.scope) != (first.size, first.rule, first.scope):
+            found = f"prefix blocks of {_kind(first)} and of {_kind(blocks)}"
+            raise InputError("merge", found, "one block size, rule and scope")
     counts, ids, free = [], [], 0
     for table in tables:
         own = table.blocks
         if own is None:
-            listed = -(-table.prompt_tokens // size) if rule == "ceil" else table.prompt_tokens // size
+            listed = first.counts(table.prompt_tokens, table.output_tokens)
             block_ids = np.arange(int(listed.sum()))
         else:
             listed, block_ids = np.diff(own.offsets), own.ids - (own.ids.min() if len(own.ids) else 0)
         counts.append(listed)
         ids.append(block_ids + free)
         free += int(block_ids.max()) + 1 if len(block_ids) else 0
-    return PrefixBlocks(size, rule, np.concatenate([[0], np.cumsum(np.concatenate(counts))]), np.concatenate(ids))
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
+    return replace(first, offsets=offsets, ids=np.concatenate(ids))
+
+
+def _kind(blocks: PrefixBlocks) -> str:
+    return f"{blocks.size} tokens ({blocks.rule}{', context' if blocks.scope == 'context' else ''})"
 
 
 def _span(table: RequestTable) -> float:

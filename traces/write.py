@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, unknown_name
 from .files import replacing_text
+from .programs import Programs
 from .readers.burstgpt import ELAPSED, LOG_TYPE, MODEL, OUTPUT, PROMPT, SESSION, TIME, TOTAL
 from .readers.jsonl import LABELS
 from .readers.mooncake import BLOCK_SIZE
@@ -55,6 +56,8 @@ def _native(tables: Iterator[RequestTable]) -> Lines:
             header: dict[str, Any] = {"servecast_trace": 1}
             if table.blocks is not None:
                 header |= {"block_size": table.blocks.size, "block_rule": table.blocks.rule}
+                if table.blocks.scope == "context":
+                    header["block_scope"] = "context"
             if table.source.origin:
                 header["origin"] = table.source.origin
             yield json.dumps(header) + "\n"
@@ -70,15 +73,30 @@ def _native(tables: Iterator[RequestTable]) -> Lines:
         for name, missing in (("priority", None), ("cancel_after", np.inf), ("elapsed", np.nan)):
             if (column := getattr(table, name)) is not None:
                 pieces.append(_numbers(name, column, missing))
+        if table.programs is not None:
+            pieces += _programs(table.programs, table)
         yield from _objects(pieces, table)
+
+
+def _programs(programs: Programs, table: RequestTable) -> list[list[str]]:
+    """Who waits for whom, by request id; rows without one are called by their number."""
+    names = list(map(str, range(len(table)))) if table.request_id is None else [str(name) for name in table.request_id]
+    lists = ([names[i] for i in programs.parents.row(row).tolist()] for row in range(len(table)))
+    parents = [f'"parents": {json.dumps(some, ensure_ascii=False)}' if some else "" for some in lists]
+    ids = [] if table.request_id else [[f'"request_id": "{name}"' for name in names]]
+    gap, tool = _numbers("gap", programs.gap, 0.0), _labels("tool", programs.tool)
+    return [*ids, parents, gap, tool, _numbers("deadline", programs.deadline, np.inf)]
 
 
 def _mooncake(tables: Iterator[RequestTable]) -> Lines:
     for table in tables:
-        if table.blocks is not None and (table.blocks.size, table.blocks.rule) != (BLOCK_SIZE, "ceil"):
-            found = f"prefix blocks of {table.blocks.size} tokens by the rule {table.blocks.rule!r}"
+        blocks = table.blocks
+        if blocks is not None and (blocks.size, blocks.rule, blocks.scope) != (BLOCK_SIZE, "ceil", "prompt"):
+            found = f"{blocks.scope} blocks of {blocks.size} tokens by the rule {blocks.rule!r}"
             raise InputError(
-                "format mooncake", found, f"{BLOCK_SIZE} tokens by the rule 'ceil', or the format servecast"
+                "format mooncake",
+                found,
+                f"prompt blocks of {BLOCK_SIZE} tokens by the rule 'ceil', or the format servecast",
             )
         # other tools read whole milliseconds only
         pieces = [

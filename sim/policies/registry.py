@@ -36,6 +36,12 @@ BUILT_IN = {
         "no_evict": "no_evict:NoEvict",
         "sglang_retract": "sglang_retract:SglangRetract",
     },
+    "eviction": {
+        "lru": "lru:Lru",
+        "lfu": "lfu:Lfu",
+        "cost_aware": "cost_aware:CostAware",
+        "tail_first": "tail_first:TailFirst",
+    },
     "router": {
         "random": "random_choice:RandomChoice",
         "round_robin": "round_robin:RoundRobin",

@@ -15,12 +15,14 @@ from servecast.sim.cluster import Cluster, TraceColumns
 from servecast.sim.core import CappedLimits, Limits
 from servecast.sim.domain import Domain
 from servecast.sim.events import Clock
+from servecast.sim.eviction import Eviction
 from servecast.sim.gaps import Gaps
 from servecast.sim.kv import BlockPool
 from servecast.sim.oracle import ListEngine
 from servecast.sim.pipeline import PipelineDomain
 from servecast.sim.policies.registry import make_policy
 from servecast.sim.prefix import PrefixPool
+from servecast.sim.programs import ProgramClients
 from servecast.sim.rank import Rank
 from servecast.sim.records import REQUEST_COLUMNS, Recorder
 from servecast.sim.replica import Replica
@@ -96,6 +98,7 @@ class Setup:
     cancel_after: Any = None
     view_age: int = 0
     ahead: bool = False
+    eviction: str = "lru"
     caching: str = ""  # "" = no prefix caching, "runs" = the engine's store, "plain" = the list of single blocks below
 
 
@@ -112,15 +115,16 @@ class PlainPool(BlockPool):
         self.users: dict = {}  # key -> requests that hold it
         self.books: dict = {}
 
-    def chain(self, request):
-        """(key, position) of every block that the request's prefix ids cover."""
+    def chain(self, request, tokens=None):
+        """(key, position) of every block of the prompt, or of the first `tokens` tokens, that prefix ids cover."""
         if self.ids is None:
             return []
         ids, size = self.ids.row(request.row).tolist(), self.block_size
         if size > self.ids.size:
             ids = ids[size // self.ids.size - 1 :: size // self.ids.size]
         span = max(1, self.ids.size // size)
-        return [(ids[j // span], j % span) for j in range(min(len(ids) * span, request.prompt_tokens // size))]
+        tokens = request.prompt_tokens if tokens is None else tokens
+        return [(ids[j // span], j % span) for j in range(min(len(ids) * span, tokens // size))]
 
     def take(self, blocks):
         super().take(blocks)
@@ -178,8 +182,8 @@ class PlainPool(BlockPool):
             self.lru.remove(label)
         super().take(len(labels))
 
-    def cover(self, request, tokens):
-        books, chain = self.books[request], self.chain(request)
+    def cover(self, request, tokens, answer=False):
+        books, chain = self.books[request], self.chain(request, tokens if answer else None)
         while books["covered"] < min(len(chain), tokens // self.block_size):
             label = key, at = chain[books["covered"]]
             if not any((key, j) in self.present for j in range(10_000 if at == 0 else 0)) and at == 0:
@@ -193,6 +197,8 @@ class PlainPool(BlockPool):
             books["covered"] += 1
 
     def release(self, request, preempted=False):
+        if not preempted and self.ids is not None and self.ids.scope == "context":
+            self.cover(request, request.computed, answer=True)
         books, chain = self.books.pop(request), self.chain(request)
         private = request.blocks - books["shared"]
         own = []
@@ -303,8 +309,13 @@ def simulate(
             policy = Spied(policy, spy)
         queue = make_policy("queue", setup.queue, setup.queue_parameters)
         args = (limits, policy, queue, setup.blocks, cluster.lengths, cluster.finished)
-        kinds = {"": None, "runs": PrefixPool, "plain": PlainPool}
-        pool = kinds[setup.caching] and kinds[setup.caching](setup.blocks, setup.block_size, table.blocks)
+        pool = None
+        if setup.caching == "plain":
+            pool = PlainPool(setup.blocks, setup.block_size, table.blocks)
+        elif setup.caching:
+            eviction = make_policy("eviction", setup.eviction, {})
+            worth = None if eviction.by_age else Eviction(eviction, cost).worth
+            pool = PrefixPool(setup.blocks, setup.block_size, table.blocks, worth)
         if engine == "oracle":
             engines.append(
                 ListEngine(
@@ -335,7 +346,9 @@ def simulate(
     cluster.connect([Replica(i, "pool", [e]) for i, e in enumerate(engines)], router, setup.view_age, {})
     if setup.timeout < 1e9 or setup.first_token_timeout < 1e9 or setup.cancel_after is not None:
         Patience(env, cluster, setup.cancel_after, setup.timeout, setup.first_token_timeout, setup.retries, backoff=0.1)
-    if setup.users:
+    if table.programs is not None:
+        ProgramClients(env, cluster, table)
+    elif setup.users:
         ClosedLoop(env, cluster, setup.users, np.full(len(table), setup.think_time))
     else:
         OpenLoop(env, cluster, table)

@@ -13,10 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from servecast.sim.core import Request
+from servecast.sim.policies.registry import make_policy
 from servecast.sim.prefix import PrefixPool
+from servecast.traces.contexts import context_blocks
 from servecast.traces.load import load
+from servecast.traces.programs import ParentRows, Programs
 from servecast.traces.streams import Stream
-from servecast.traces.table import PrefixBlocks
+from servecast.traces.table import Labels, PrefixBlocks, RequestTable
 
 
 @pytest.fixture
@@ -31,6 +34,57 @@ def mooncake():
         return load(path)
 
     return read
+
+
+def growing(lab, n, rate, seed, block=16):
+    """Programs of a few turns: each prompt is the context so far and some new text."""
+    s = Stream(seed, "turns")
+    rows = []  # program, start, prompt, output, parent
+    for i in range(n):
+        if rows and s.below(4):
+            program, start, prompt, output, _ = rows[-1]
+            rows.append([program, start + 0.01, prompt + output + s.below(40), 1 + s.below(50), [i - 1]])
+        else:
+            rows.append([i, s.next() * n / rate, 1 + s.below(150), 1 + s.below(50), []])
+    programs, start, prompt, output, parents = zip(*rows, strict=True)
+    prompt, output = np.array(prompt), np.array(output)
+    tree = Programs(ParentRows.of(parents), np.full(n, 0.02), Labels.of(["tool"] * n), np.full(n, np.inf))
+    order = np.argsort(start, kind="stable")
+    return RequestTable(
+        np.array(start)[order], prompt[order], output[order],
+        session=Labels.of(list(map(str, programs))).take(order), programs=tree.take(order),
+        blocks=context_blocks(programs, prompt, output, block).take(order),
+    )  # fmt: skip
+
+
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    blocks=st.integers(60, 300),
+    block_size=st.sampled_from([8, 16, 32]),
+    trace_block=st.sampled_from([8, 16, 64]),
+    rate=st.floats(5, 500),
+    eviction=st.sampled_from(["lru", "lfu", "cost_aware", "tail_first"]),
+    replicas=st.integers(1, 2),
+    seed=st.integers(0, 10**6),
+)
+def test_what_a_turn_wrote_is_found_by_the_next_in_every_engine(
+    lab, blocks, block_size, trace_block, rate, eviction, replicas, seed
+):
+    table = growing(lab, 40, rate, seed, trace_block)
+    setup = lab.Setup(
+        blocks=blocks, block_size=block_size, max_model_len=blocks * block_size, replicas=replicas, caching="runs",
+        eviction=eviction,
+    )  # fmt: skip
+    leap = lab.simulate(setup, table, "leap")
+    others = [lab.simulate(setup, table, "step"), lab.simulate(setup, table, "oracle")]
+    if eviction == "lru":
+        others.append(lab.simulate(dataclasses.replace(setup, caching="plain"), table, "oracle"))
+    for other in others:
+        assert leap.iterations == other.iterations
+        np.testing.assert_array_equal(leap.rows, other.rows)
+    for engine in leap.engines:
+        pool = engine.rank.pool
+        assert pool.free == pool.total == sum(run.cached for run in pool.free_runs())
 
 
 def sharing(lab, n, rate, seed, block=16, rule="floor", heads=3, depth=12):
@@ -119,6 +173,44 @@ def test_mooncake_hits_with_an_unlimited_cache(lab, mooncake, trace, share):
     full = (table.prompt_tokens // 512).sum()
     again = ((table.prompt_tokens % 512 == 0) & (cached == table.prompt_tokens - 512)).sum()
     assert (cached.sum() // 512 + again) / full == pytest.approx(share, abs=0.0006)
+
+
+def hit_share(table, tokens, eviction="lru", block=512):
+    """Share of a trace's full blocks that a cache of so many tokens finds, the requests coming one by one."""
+    policy = make_policy("eviction", eviction, {})
+    worth = None if policy.by_age else lambda hits, n, floor: policy.worth(hits, n, floor, lambda n: n * (1 + n / 1e5))
+    pool = PrefixPool(tokens // block, block, table.blocks, worth)
+    found = 0
+    for row, prompt in enumerate(table.prompt_tokens.tolist()):
+        request = Request(row, row, 0, prompt)
+        request.blocks = -(-prompt // block)
+        found += pool.lookup(request, {})[0]
+        pool.admit(request)
+        pool.cover(request, prompt)
+        pool.release(request)
+    return found / (table.prompt_tokens // block).sum()
+
+
+@pytest.mark.parametrize(("trace", "most", "small"), [("conversation", 0.382, 0.37), ("synthetic", 0.659, 0.48)])
+def test_mooncake_hits_by_size_of_the_cache(mooncake, trace, most, small):
+    """With LRU 3 M tokens reach about 37 % and 48 % of the most there is, 50 M about all (FAST'25); within a point."""
+    table = mooncake(trace)
+    assert hit_share(table, 3_000_000) / most == pytest.approx(small, abs=0.01)
+    assert hit_share(table, 50_000_000) / most > 0.985
+
+
+def test_eviction_policies_keep_what_they_say():
+    """One head that ten requests share, then ten long prompts of strangers, in a cache for four of them."""
+    rows = [[0, 1, 10 + i] for i in range(10)] + [[100 * i + j for j in range(8)] for i in range(1, 11)] + [[0, 1, 99]]
+    prompts = np.array([16 * len(row) for row in rows])
+    table = RequestTable(np.arange(21.0), prompts, np.ones(21, np.int64), blocks=PrefixBlocks.of(16, "floor", rows))
+
+    def found(eviction):
+        return round(hit_share(table, 32 * 16, eviction, 16) * prompts.sum() / 16)
+
+    assert found("lru") == 18  # nine times the head of two blocks; then the strangers drove it out
+    assert found("lfu") == found("tail_first") == 20
+    assert found("cost_aware") == 20
 
 
 def test_a_hundred_thousand_cached_blocks_fit_into_30_mb():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import azure, burstgpt, mooncake, native, otel, results, vllm_log
+from . import agents, azure, burstgpt, mooncake, native, otel, results, vllm_log
 from .base import Reader
 
 READERS: tuple[Reader, ...] = (
@@ -13,4 +13,6 @@ READERS: tuple[Reader, ...] = (
     results.READER,
     otel.READER,
     vllm_log.READER,
+    agents.SPANS_READER,
+    agents.TURNS_READER,
 )

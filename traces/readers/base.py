@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError, nearest_name
+from ..programs import Programs
 from ..table import Floats, Ints, Labels, PrefixBlocks
 
 Names = frozenset[str]
@@ -38,6 +39,7 @@ class Columns:
     labels: dict[str, Labels] = field(default_factory=dict)
     numbers: dict[str, NDArray[Any]] = field(default_factory=dict)
     blocks: PrefixBlocks | None = None
+    programs: Programs | None = None
     origin: float = 0.0
     exact: bool = False
 

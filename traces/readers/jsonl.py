@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ...errors import InputError
+from ..programs import linked
 from ..table import Floats, Ints, Labels, PrefixBlocks
 from .base import Columns, LabelColumn, joined
 from .rows import JsonRows
@@ -25,6 +26,8 @@ NUMBERS = {
     "arrival": np.nan,
     "cancel_after": np.inf,
     "elapsed": np.nan,
+    "gap": 0.0,
+    "deadline": np.inf,
 }  # and what an absent one is
 LENGTHS = ("input_length", "output_length")
 
@@ -36,8 +39,9 @@ def read_requests(path: Path, chunks: Iterable[JsonRows], size: int, rule: Liter
     """
     numbers: dict[str, list[Floats]] = {name: [] for name in NUMBERS}
     whole: dict[str, list[Ints]] = {name: [] for name in (*LENGTHS, "priority")}
-    labels = {name: LabelColumn() for name in LABELS}
+    labels = {name: LabelColumn() for name in (*LABELS, "tool")}
     ids: list[list[int]] = []
+    parents: list[list[str]] = []
     seen: set[str] = set()
     for rows in chunks:
         seen |= rows.keys
@@ -51,6 +55,7 @@ def read_requests(path: Path, chunks: Iterable[JsonRows], size: int, rule: Liter
         for name, column in labels.items():
             column.add(rows.names(name) if name in rows.keys else [None] * rows.count)
         ids += _ids(rows) if "hash_ids" in rows.keys else [[]] * rows.count
+        parents += _parents(rows) if "parents" in rows.keys else [[]] * rows.count
 
     try:
         blocks = PrefixBlocks.of(size, rule, ids) if "hash_ids" in seen else None
@@ -67,7 +72,14 @@ def read_requests(path: Path, chunks: Iterable[JsonRows], size: int, rule: Liter
     optional: dict[str, Any] = {n: joined(numbers[n], np.float64) for n in ("cancel_after", "elapsed") if n in seen}
     if "priority" in seen:
         optional["priority"] = joined(whole["priority"], np.int64)
-    named: dict[str, Labels] = {LABELS[n]: column.labels() for n, column in labels.items() if n in seen}
+    named: dict[str, Labels] = {LABELS[n]: labels[n].labels() for n in LABELS if n in seen}
+    programs = None
+    if "parents" in seen:
+        names = list(named["request_id"]) if "request_id" in named else [None] * len(time)
+        gap, deadline = (joined(numbers[n], np.float64) for n in ("gap", "deadline"))
+        programs = linked(str(path), names, parents, gap, labels["tool"].labels(), deadline)
+    elif lone := seen & {"gap", "tool", "deadline"}:
+        raise InputError(str(path), f"{min(lone)} without parents", "the request ids of each row's parents")
     return Columns(
         time if exact else time / 1000.0,
         joined(whole["input_length"], np.int64),
@@ -75,8 +87,17 @@ def read_requests(path: Path, chunks: Iterable[JsonRows], size: int, rule: Liter
         labels=named,
         numbers=optional,
         blocks=blocks,
+        programs=programs,
         exact=exact,
     )
+
+
+def _parents(rows: JsonRows) -> list[list[str]]:
+    lists = [[] if value is None else value for value in rows.values("parents")]
+    for i, names in enumerate(lists):
+        if not isinstance(names, list) or set(map(type, names)) - {str, int}:
+            raise rows.error(i, f"parents is {str(names)[:40]}", "a list of request ids")
+    return [[str(name) for name in names] for names in lists]
 
 
 def _ids(rows: JsonRows) -> list[list[int]]:

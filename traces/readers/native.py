@@ -1,7 +1,9 @@
 """Reader for our own JSON lines: Mooncake's keys plus exact arrivals, sessions, labels and patience.
 
 The first line may be a header `{"servecast_trace": 1, "block_size": 512, "block_rule": "ceil", "origin": 0.0}`;
-what it leaves out has these values. `arrival` (seconds) wins over `timestamp` (ms) and is taken to the bit.
+what it leaves out has these values, and `block_scope` says whether hash_ids cover the "prompt" or the whole "context".
+`parents` lists the request ids that must finish before a row is sent, `gap` seconds later; `tool` and `deadline` are
+those of `programs.Programs`. `arrival` (seconds) wins over `timestamp` (ms) and is taken to the bit.
 """
 
 from __future__ import annotations
@@ -19,9 +21,9 @@ from .jsonl import LABELS, LENGTHS, NUMBERS, read_requests
 from .rows import JsonRows, read_json_lines
 
 MARK = "servecast_trace"
-HEADER = {MARK: 1, "block_size": 512, "block_rule": "ceil", "origin": 0.0}
+HEADER = {MARK: 1, "block_size": 512, "block_rule": "ceil", "block_scope": "prompt", "origin": 0.0}
 REQUIRED = frozenset(LENGTHS)
-OPTIONAL = frozenset({*NUMBERS, *LABELS, "priority", "hash_ids"})
+OPTIONAL = frozenset({*NUMBERS, *LABELS, "priority", "hash_ids", "parents", "tool"})
 
 
 def _score(head: Head) -> float:
@@ -39,6 +41,8 @@ def _read(path: Path, text: TextIO) -> Columns:
     else:
         header, lines = HEADER, chain([first], text)
     columns = read_requests(path, _checked(read_json_lines(path, lines)), header["block_size"], header["block_rule"])
+    if columns.blocks is not None:
+        columns = replace(columns, blocks=replace(columns.blocks, scope=header["block_scope"]))
     return replace(columns, origin=float(header["origin"]))
 
 
@@ -63,6 +67,7 @@ def _header(path: Path, line: str) -> dict[str, Any]:
         MARK: (header[MARK] == 1, "version 1"),
         "block_size": (type(header["block_size"]) is int and header["block_size"] > 0, "a positive whole number"),
         "block_rule": (header["block_rule"] in ("ceil", "floor"), "ceil or floor"),
+        "block_scope": (header["block_scope"] in ("prompt", "context"), "prompt or context"),
         "origin": (type(header["origin"]) in (int, float), "a number of seconds"),
     }
     for key, (right, expected) in checks.items():
