@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import InputError
+from .adapters import Adapters
 from .catalog import find
 from .dynamics import Faults, Scaling
 from .engine import PolicyChoice
@@ -202,6 +203,7 @@ class Plan:
     rebalancer: PolicyChoice | None = None
     admission: PolicyChoice | None = None
     scaling: tuple[Scaling, ...] = ()
+    adapters: Adapters | None = None
     faults: Faults | None = None
     # Where relative paths of cards start; not part of the plan.
     folder: str = field(default="", compare=False, metadata={"written": False})
@@ -220,7 +222,7 @@ class Plan:
         values = dataclasses.asdict(self)
         values.pop("folder")
         _leave_out_defaults(
-            values, Plan, ("topology", "disaggregation", "rebalancer", "admission", "scaling", "faults")
+            values, Plan, ("topology", "disaggregation", "rebalancer", "admission", "scaling", "faults", "adapters")
         )
         for pool in values["pools"]:
             _leave_out_defaults(pool, Pool, ("fabric", "techniques", "eviction"))

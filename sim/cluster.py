@@ -30,6 +30,7 @@ class TraceColumns:
         self.priority = table.priority.tolist() if table.priority is not None else None
         self.tenant = table.tenant.codes.tolist() if table.tenant is not None else None
         self.model = table.model.codes.tolist() if table.model is not None else None
+        self.adapter: list[int] | None = None
         self.session = table.session.codes.tolist() if table.session is not None else None
 
 
@@ -60,7 +61,7 @@ class Cluster:
         self._trace = trace
         self._prompts, self._outputs = trace.prompts, trace.outputs
         self._priority, self._tenant, self._model = trace.priority, trace.tenant, trace.model
-        self._session = trace.session
+        self._session, self._adapter = trace.session, trace.adapter
 
     def connect(
         self, replicas: list[Replica], router: Router, view_age: int, serving: Mapping[int, Sequence[Replica]]
@@ -112,6 +113,8 @@ class Cluster:
             request.session = self._session[row]
         if self.program:
             request.program = self.program(row)
+        if self._adapter is not None:
+            request.adapter = self._adapter[row]
         plain = not self._by_model and prompt < self._shortest
         replicas, seen = self._everyone if plain else self._candidates(request, prompt)
         self.live[request] = None

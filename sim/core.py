@@ -26,6 +26,7 @@ class Request:
     tenant = -1  # code of the trace's label, -1 = none
     session = -1  # likewise
     program: Program | None = None
+    adapter = -1  # number of its LoRA adapter, -1 = none
     queued = -1  # when the engine took it in: the first iteration boundary after `arrival`
     scheduled = -1  # when it first ran
     first_token = -1
@@ -410,6 +411,10 @@ class ReplicaView(Protocol):
 
     def cached_tokens(self, request: Request) -> int:
         """Tokens of a prompt in its prefix cache."""
+        ...
+
+    def has_adapter(self, request: Request) -> bool:
+        """Whether a request's LoRA adapter is on one of its devices."""
         ...
 
     def prefill_seconds(self, tokens: int, context: int) -> float:

@@ -16,12 +16,14 @@ from ..costmodels.base import CostModel, ticks
 from ..costmodels.choice import ROOFLINE, cost_model
 from ..costmodels.host import HostOverhead
 from ..costmodels.launch import Launch
+from ..costmodels.lora import LoraCost
 from ..costmodels.memory import KVCapacity, kv_capacity
 from ..costmodels.shapes import stage_operators
 from ..costmodels.techniques import page_tokens, with_techniques
 from ..costmodels.transfer import swap_seconds
 from ..errors import InputError, unknown_name
 from ..traces.table import PrefixBlocks
+from .adapters import AdapterPool, with_adapters
 from .core import BatchPolicy, CappedLimits, Limits, QueuePolicy, Router
 from .dynamics import check_dynamics
 from .eviction import Eviction, EvictionPolicy
@@ -40,6 +42,7 @@ class Deployment:
     swap_ticks : to move one block between them.
     prefix_caching : whether freed KV blocks can be found again.
     usd_per_hour : of the whole pool, None where no price is known.
+    lora : what adapters cost, where the plan has any; adapter_blocks : KV blocks of each, if they share the memory.
     """
 
     pool: Pool
@@ -55,6 +58,8 @@ class Deployment:
     prefix_caching: bool
     usd_per_hour: float | None
     where: str
+    lora: LoraCost | None = None
+    adapter_blocks: tuple[int, ...] = ()
 
     def batch_policy(self) -> BatchPolicy:
         """A batch policy of its own for one engine, with its KV policy."""
@@ -75,6 +80,8 @@ class Deployment:
 
     def kv_pool(self, prefixes: PrefixBlocks | None) -> BlockPool:
         """The KV memory of one engine. `prefixes` : the block ids of the trace."""
+        if self.adapter_blocks:
+            return AdapterPool(self.blocks, self.adapter_blocks)
         policy: EvictionPolicy = self._make("eviction", self.pool.eviction)
         if not self.prefix_caching:
             return BlockPool(self.blocks)
@@ -113,6 +120,9 @@ def deploy(plan: Plan) -> list[Deployment]:
         if getattr(deployment.queue_policy(), "needs_estimate", False) and plan.predictor is None:
             found = "an order by predicted length, and the plan has no predictor"
             raise InputError(f"{deployment.where}.queue", found, "predictor: {name: oracle, sigma: 0.5}, for example")
+        if plan.adapters:
+            deployments.append(with_adapters(deployment, plan.adapters))
+            continue
         deployments.append(dataclasses.replace(deployment, prefix_caching=_caches_prefixes(deployment)))
     make_router(plan)
     check_roles(plan, deployments)

@@ -14,6 +14,7 @@ from typing import Any
 from simpy.events import Event
 
 from ..costmodels.base import CostModel
+from .adapters import AdapterTimes
 from .core import BatchPolicy, Limits, QueuePolicy, Request, Step
 from .domain import Errand
 from .events import Clock, Moment, Turn
@@ -54,6 +55,7 @@ class ListEngine:
         self.held_back: list[Request] = []
         self.flights: list[SimpleNamespace] = []
         self.stage_free = [0] * len(cost.stages)
+        self.adapters: AdapterTimes | None = None
         self.ahead = ahead  # asynchronous scheduling: see `asynchronous`
         self.begin = 0  # when the batch at hand starts
         self.preempted = self.preemptions = self.admissions = self.swapped_blocks = self.steps = 0
@@ -308,6 +310,10 @@ class ListEngine:
         context = (len(contexts), sum(contexts), min(contexts, default=0), max(contexts, default=0))
         ready = self.begin + host + self.swapped_blocks * self.swap_ticks
         pure, own = 0, [0] * len(chunks)
+        if self.adapters:
+            extra = self.adapters.iteration(flight.decodes, flight.parts)
+            ready += extra + self.adapters.stall(self.begin)
+            pure = 0 if chunks else extra
         hop = self.cost.hop(len(contexts) + sum(tokens for tokens, _ in chunks))
         for number, stage in enumerate(self.cost.stages):
             ready = max(ready + (hop if number else 0), self.stage_free[number]) + stage.piece(chunks, *context)[0]

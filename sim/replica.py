@@ -7,6 +7,7 @@ from itertools import chain, islice
 from typing import Any, cast
 
 from ..costmodels.base import TICKS_PER_SECOND, prompt_seconds
+from .adapters import AdapterPool
 from .core import Load, ReplicaView, Request
 from .domain import Domain
 from .events import Clock
@@ -172,6 +173,11 @@ class Replica:
         """Tokens of a prompt that the best of its prefix caches has now."""
         found = max((d.cached_now(request) for d in self.domains if d.rank.caching), default=0)
         return found * self.domains[0].rank.limits.block_size
+
+    def has_adapter(self, request: Request) -> bool:
+        """Whether a request's LoRA adapter is on one of its devices."""
+        pools = [d.rank.pool for d in self.domains]
+        return any(pool.resident(request.adapter) for pool in pools if isinstance(pool, AdapterPool))
 
     def release(self, request: Request) -> None:
         """A request that was routed here has ended."""

@@ -54,6 +54,8 @@ def check_roles(plan: Plan, deployments: Sequence[Deployment]) -> None:
     """Refuse pools that cannot hand requests over. Raises `InputError` with the key of the pool."""
     make_rebalancer(plan)
     make_admission(plan)
+    if plan.adapters and (plan.rebalancer or disaggregated(plan)):
+        raise InputError("adapters", "with a rebalancer or with roles", "requests that stay where they are")
     if not disaggregated(plan):
         return
     make_decode_router(plan)

@@ -18,6 +18,7 @@ from ..costmodels.base import ticks
 from ..errors import InputError, unknown_name
 from ..traces.streams import Stream
 from ..traces.table import Floats, RequestTable
+from .adapters import AdapterTimes, adapters_of
 from .asynchronous import AheadDomain
 from .checkpoint import Checkpoint, CheckpointDue
 from .clients import ClosedLoop, OpenLoop, Patience
@@ -127,6 +128,8 @@ def run(
     deployments = deployments or deploy(plan)
     _check_together(plan, deployments, oracle, checkpoint)
     trace = TraceColumns(table)
+    if plan.adapters:
+        trace.adapter = adapters_of(plan.adapters, table, seed)
     watch = Watch(len(table), progress, checkpoint.every if checkpoint else inf)
     outside = _outside(table, trace, deployments, watch)
     if checkpoint and checkpoint.exists():
@@ -256,6 +259,7 @@ class _World:
         self._engines += 1
         cluster = self.cluster
         pool = deployment.kv_pool(self._prefixes)
+        adapters = AdapterTimes(deployment.lora, pool) if deployment.lora else None
         queue = deployment.queue_policy()
         if hasattr(queue, "meet"):
             queue.meet(self._tenants)
@@ -264,10 +268,12 @@ class _World:
             cluster.lengths, cluster.finished,
         )  # fmt: skip
         if engine:
-            return engine(
+            made: Any = engine(
                 self.env, cluster.turn, number + 1, *rank, cluster.gone, deployment.cost, deployment.host_blocks,
                 deployment.swap_ticks, pool, self._ahead(deployment), recorder=self.recorder, number=number,
             )  # fmt: skip
+            made.adapters = adapters
+            return made
         kind = Domain
         if deployment.pool.pipeline_parallel_size > 1:
             kind = PipelineDomain
@@ -275,10 +281,12 @@ class _World:
             kind = LockstepLane
         elif self._ahead(deployment):
             kind = AheadDomain
-        return kind(
+        made = kind(
             self.env, cluster.turn, number + 1, Rank(*rank, deployment.host_blocks, pool), deployment.cost,
             self.recorder, number, cluster.gone, deployment.swap_ticks, step_by_step,
         )  # fmt: skip
+        made.adapters = adapters
+        return made
 
     def _ahead(self, deployment: Deployment) -> bool:
         # Who hands requests over or looks into engines must find requests as they are, not as they will be.

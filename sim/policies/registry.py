@@ -27,6 +27,7 @@ BUILT_IN = {
         "priority": "priority:Priority",
         "sjf": "sjf:Sjf",
         "vtc": "vtc:Vtc",
+        "adapter_clusters": "adapter_clusters:AdapterClusters",
         "longest_prefix": "longest_prefix:LongestPrefix",
         "drawn_priority": "drawn_priority:DrawnPriority",
     },
@@ -58,6 +59,8 @@ BUILT_IN = {
         "predicted_ttft": "predicted_ttft:PredictedTTFT",
         "mooncake": "mooncake:Mooncake",
         "splitwise": "splitwise:Splitwise",
+        "adapter_affinity": "adapter_affinity:AdapterAffinity",
+        "punica": "punica:Punica",
     },
     "rebalancer": {
         "llumnix": "llumnix_migration:LlumnixMigration",

@@ -22,6 +22,8 @@ TECHNIQUE = {  # plan -> the keys, of the plan or of its pools, that are its tec
     "fastswitch": ("batch", "queue", "kv"),
     "niyama": ("batch",),
     "longest-prefix": ("queue",),
+    "s-lora": ("adapters",),
+    "punica": ("adapters", "router"),
 }
 
 
