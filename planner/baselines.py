@@ -29,7 +29,7 @@ def homogeneous(market: Market) -> Baseline | None:
     for known in sorted(market.known.values(), key=_least_usd):
         if best and _least_usd(known) >= _usd(best, best.needed):
             continue
-        market.smoothen(known.candidate.name)
+        market.smoothen([known.candidate.name])
         if best and _least_usd(known) >= _usd(best, best.needed):
             continue
         market.anchor(known.candidate.name)
@@ -50,7 +50,7 @@ def rate_matched(market: Market) -> Baseline | None:
     """Mean rate over the rate that one replica carries within the SLO, scaled linearly: no bursts."""
 
     def rate(known: Known) -> float:
-        market.smoothen(known.candidate.name)
+        market.smoothen([known.candidate.name])
         return known.smooth.low if known.smooth else 0.0
 
     return _linear("mean rate / rate within the SLO", market, rate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -35,25 +36,31 @@ class Cache:
     """Results by key; without a folder they live as long as the process."""
 
     def __init__(self, folder: Path | None) -> None:
-        self._folder, self._known = folder, dict[str, dict[str, Any]]()
+        self.folder, self.known = folder, dict[str, dict[str, Any]]()
         if folder:
             prepare_folder(folder)
 
+    def copy(self) -> Cache:
+        """The same folder, and what is known so far."""
+        twin = copy.copy(self)
+        twin.known = dict(self.known)
+        return twin
+
     def get(self, key: str) -> dict[str, Any] | None:
         """What is stored under `key`; a file that cannot be read counts as missing."""
-        if key not in self._known and self._folder:
+        if key not in self.known and self.folder:
             try:
-                self._known[key] = json.loads((self._folder / f"{key}.json").read_text())
+                self.known[key] = json.loads((self.folder / f"{key}.json").read_text())
             except (OSError, ValueError):
                 return None
-        return self._known.get(key)
+        return self.known.get(key)
 
     def put(self, key: str, value: dict[str, Any]) -> None:
         """Store `value`: whole or not at all, so that several runs may share the folder."""
-        self._known[key] = value
-        if not self._folder:
+        self.known[key] = value
+        if not self.folder:
             return
-        path = self._folder / f"{key}.json"
+        path = self.folder / f"{key}.json"
         temporary = path.with_name(f".{key}.{os.getpid()}")
         try:
             temporary.write_text(json.dumps(value))

@@ -37,8 +37,7 @@ def fleets(search: Search) -> list[Counts]:
 def cheapest(search: Search) -> Tried | None:
     """The first fleet, in order of price, that meets the SLO."""
     for counts in fleets(search):
-        for name in counts:
-            search.market.smoothen(name)  # the router's weights come from there
+        search.market.smoothen(counts)  # the router's weights come from there
         tried = search.attempt(counts)
         if tried.verdict.met:
             return tried

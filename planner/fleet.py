@@ -28,6 +28,7 @@ class Offer:
     gpu, gpus : what a replica takes; group : GPUs that must share a node. usd_per_hour, idle_watts, busy_watts : of a
     replica. rates : requests/s of each bucket that a replica gets done at best; 0 where the SLO excludes the bucket.
     share : of the whole trace that a replica carries at best, within the SLO; estimate : that it is thought to carry.
+    within : rates that the SLO leaves of `rates`, to balance the load by.
     kv_tokens : room of a replica.
     resident : token-seconds in the KV cache that a request of each bucket takes at least.
     role : "prefill" and "decode" replicas serve a request together. network : bytes/s of KV cache in or out.
@@ -41,6 +42,7 @@ class Offer:
     rates: tuple[float, ...]
     share: float
     estimate: float = 0.0
+    within: tuple[float, ...] = ()
     group: int = 1
     role: Literal["mixed", "prefill", "decode"] = "mixed"
     kv_tokens: float = inf
@@ -70,6 +72,7 @@ class Problem:
 
     scenarios : the first is the whole trace. stock : GPUs and GPUs a node, by kind. kv_bytes : a request's, by bucket.
     links : bytes/s of KV cache between GPUs of two kinds. cuts : fleets that missed the SLO: something must be added.
+    allowed : share of the requests that may miss their limits.
     robust : share by which capacities may fall short, for so many offers at once (Bertsimas and Sim, 2004).
     """
 
@@ -84,6 +87,7 @@ class Problem:
     links: Mapping[tuple[str, str], float] = field(default_factory=dict)
     cuts: tuple[Counts, ...] = ()
     robust: tuple[float, int] = (0.0, 0)
+    allowed: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ def balance(problem: Problem, counts: Counts, solver: str) -> tuple[dict[tuple[s
             program.require(off >= usual[r] - x, f"less_{b}_{r}")
             uneven.append(off)
             for i in routes[r]:
-                busy[i].append(arrivals / offers[i].rates[b] * x)
+                busy[i].append(arrivals / (offers[i].within or offers[i].rates)[b] * x)
     for i, offer in enumerate(offers):
         program.require(total(busy[i]) <= scenario.seconds * counts[offer.name] * peak, f"busy_{i}")
     program.aim([peak, 1e-3 * total(uneven)])
@@ -230,11 +234,12 @@ class _Model:
                 self.program.require(most + over >= off * offer.share * self.counts[offer.name], f"robust_{i}")
                 beyond.append(over)
             carried = carried - at_once * most - total(beyond)
-        self.program.require(carried >= self.served, "carried")
+        needed = (1 - problem.allowed) * self.served
+        self.program.require(carried >= needed, "carried")
         for i, offer in enumerate(problem.offers if problem.spare else ()):
             used = self.program.count(f"used_{i}", 0, 1)
             self.program.require(self.counts[offer.name] <= offer.most * used, f"used_{i}")
-            self.program.require(carried - problem.spare * offer.share * used >= self.served, f"spare_{i}")
+            self.program.require(carried - problem.spare * offer.share * used >= needed, f"spare_{i}")
 
     def _move_kv(self) -> None:
         """KV cache from prefill to decode replicas, through their networks and the links between kinds of GPUs."""

@@ -35,8 +35,7 @@ def goodput_fleets(search: Search, budget: float) -> list[Served]:
         problem = replace(search.problem(1.0), budget=part * budget, cuts=())
         fleet = solve_fleet(problem, "served", solver=search.solver)
         if isinstance(fleet, Fleet) and fleet.counts:
-            for name in fleet.counts:
-                search.market.smoothen(name)
+            search.market.smoothen(fleet.counts)
             found[tuple(sorted(fleet.counts.items()))] = _measure(search, fleet)
     return sorted(found.values(), key=lambda served: (-served.goodput_per_usd, served.usd_per_hour))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,14 @@ class Verdict:
     """What a simulation said.
 
     met : all objectives. objectives : as in a report; of the probe alone where that was enough to fail.
-    beyond : requests over a limit, as a multiple of those that may be. requests : simulated. mean_e2el : seconds.
+    over : by objective, the share of requests over its limit. beyond : requests over a limit, as a multiple of those
+    that may be, for the worst objective. requests : simulated. mean_e2el : seconds.
     busy_share : of the engines. throughput : requests/s.
     """
 
     met: bool
     objectives: list[dict[str, Any]]
+    over: list[float]
     beyond: float
     requests: int
     mean_e2el: float
@@ -44,6 +46,10 @@ class Verdict:
         return describe(self.objectives)
 
 
+def _silent(line: str) -> None:
+    """Nobody listens."""
+
+
 @dataclass
 class Judge:
     """Runs simulations with one seed, so that all plans see the same requests: common random numbers.
@@ -53,11 +59,10 @@ class Judge:
 
     cache: Cache
     seed: int = 0
-    log: Callable[[str], None] = lambda line: None
+    log: Callable[[str], None] = _silent
     requests: int = 0
     hits: int = 0
     simulations: int = 0
-    _digests: dict[str, Any] = field(default_factory=dict)
 
     def replay(self, plan: Plan, table: RequestTable, targets: Targets) -> Verdict:
         """The whole trace on a plan; ends after its busiest stretch where that alone misses an objective."""
@@ -77,6 +82,17 @@ class Judge:
         """A short simulation, to its end."""
         key = self._key("sample", plan, table, targets)
         return self._cached(key, lambda: _verdict(self._run(plan, table), targets))
+
+    def worker(self) -> Judge:
+        """One of the same kind for another process, which counts for itself."""
+        return Judge(self.cache.copy(), self.seed)
+
+    def merge(self, other: Judge) -> None:
+        """Take over what a worker has found."""
+        self.cache.known.update(other.cache.known)
+        self.hits += other.hits
+        self.requests += other.requests
+        self.simulations += other.simulations
 
     def _run(self, plan: Plan, table: RequestTable) -> Run:
         self.requests += len(table)
@@ -103,11 +119,13 @@ class Judge:
 def _verdict(result: Run, targets: Targets) -> Verdict:
     report = build_report(result, targets.slo)
     objectives = report["slo"]["objectives"]
+    over = targets.over(Finished(result), report["slo"]["goodput_of_offered"] or 0.0)
     busy = [share for pool in report["simulation"]["pools"] for share in pool["busy_share"]]
     return Verdict(
         met=all(objective["met"] for objective in objectives) and report["failed"] == 0,
         objectives=objectives,
-        beyond=targets.beyond(Finished(result)),
+        over=over,
+        beyond=targets.beyond(over),
         requests=len(result.table),
         mean_e2el=(report["mean_e2el_ms"] or 0.0) / 1e3,
         busy_share=float(np.mean(busy)) if busy else 0.0,

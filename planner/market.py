@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from math import ceil, inf, sqrt
 from statistics import median
@@ -9,7 +10,8 @@ from statistics import median
 from .candidates import Candidate, Rejected, fleet_plan
 from .fleet import Counts, Goal, Offer, Problem, Scenario
 from .judge import Verdict
-from .points import Capacity, Interval
+from .parallel import prefetch
+from .points import Capacity, Interval, Smooth
 from .workload import Workload
 
 _BURSTS = 0.8  # of its smooth rate that a replica is thought to carry under bursts, before any is measured
@@ -17,25 +19,34 @@ _BURSTS = 0.8  # of its smooth rate that a replica is thought to carry under bur
 
 @dataclass
 class Known:
-    """What is known of a candidate. Rates and share sink as better measurements come in; they are upper bounds.
+    """What is known of a candidate.
 
-    rates : requests/s by bucket of a replica; 0 where the SLO excludes it. share : of the trace, of a replica.
-    smooth : requests/s without bursts. pooled : share of the trace of a replica, as part of a pool under its bursts.
-    alone : replays of fleets of this type only, by replicas. seconds : that a request stays at the smooth rate.
+    rates : requests/s by bucket that a replica gets done at best, SLO or not; 0 where the SLO excludes the bucket.
+    share : of the trace that a replica gets done within the limits at best. pooled : that it carries in a pool.
+    alone : replays of fleets of this type only, by replicas.
     """
 
     candidate: Candidate
     rates: list[float]
     share: float
-    smooth: Interval | None = None
+    smooth: Smooth | None = None
     pooled: Interval | None = None
     alone: dict[int, Verdict] = field(default_factory=dict)
-    seconds: float = 0.0
+
+    @property
+    def served(self) -> list[int]:
+        """The buckets that it serves."""
+        return [bucket for bucket, rate in enumerate(self.rates) if rate]
 
     @property
     def needed(self) -> int | None:
         """Replicas that carry the trace without help; None where no number that is there does."""
         return min((n for n, verdict in self.alone.items() if verdict.met), default=None)
+
+    @property
+    def failed(self) -> int:
+        """Replicas that do not carry the trace without help, as far as was tried."""
+        return max((n for n, verdict in self.alone.items() if not verdict.met), default=0)
 
     @property
     def least(self) -> int:
@@ -49,6 +60,7 @@ class Market:
     def __init__(self, capacity: Capacity, candidates: list[Candidate], goal: Goal = "cost") -> None:
         """`capacity` comes with buckets; they are dropped where every candidate serves all of them or none."""
         self.goal = goal
+        prefetch(capacity, [("alone", (candidate,)) for candidate in candidates])
         reasons = {candidate.name: capacity.alone(candidate) for candidate in candidates}
         if not any(None in mine and any(mine) for mine in reasons.values()):
             capacity = replace(capacity, workload=Workload.of(capacity.workload.table, buckets=False))
@@ -59,7 +71,9 @@ class Market:
             for name, mine in reasons.items()
             if None not in mine
         ]
-        self.known = {c.name: self._survey(c, reasons[c.name]) for c in candidates if None in reasons[c.name]}
+        able = [candidate for candidate in candidates if None in reasons[candidate.name]]
+        prefetch(self.capacity, [("saturated", (candidate,)) for candidate in able])
+        self.known = {candidate.name: self._survey(candidate, reasons[candidate.name]) for candidate in able}
 
     def _survey(self, candidate: Candidate, reasons: list[str | None]) -> Known:
         """The first look: rates with a full queue."""
@@ -69,19 +83,17 @@ class Market:
         rates = [0.0 if reason else self.capacity.saturated(candidate, b) for b, reason in enumerate(reasons)]
         return Known(candidate, rates, whole / self.workload.rate)
 
-    def smoothen(self, name: str) -> bool:
-        """Measure what it carries within the SLO without bursts; False where that is known already.
+    def smoothen(self, names: Iterable[str]) -> bool:
+        """Measure what these carry within the SLO without bursts; False where all is known already."""
+        new = [self.known[name] for name in names if self.known[name].smooth is None]
+        prefetch(self.capacity, [("smooth", (known.candidate, known.served)) for known in new])
+        for known in new:
+            self._smoothen(known)
+        return bool(new)
 
-        The SLO takes the same part off the rates of all buckets.
-        """
-        known = self.known[name]
-        if known.smooth is not None:
-            return False
-        known.smooth, known.seconds = self.capacity.smooth(known.candidate)
-        kept = min(1.0, known.smooth.high / self.workload.rate / known.share)
-        known.rates = [rate * kept for rate in known.rates]
-        known.share *= kept
-        return True
+    def _smoothen(self, known: Known) -> None:
+        known.smooth = self.capacity.smooth(known.candidate, known.served)
+        known.share = min(known.share, known.smooth.good / self.workload.rate)
 
     def anchor(self, name: str) -> bool:
         """Find how many replicas of this type alone carry the trace, from the least that might; False where known."""
@@ -95,11 +107,8 @@ class Market:
         while known.alone[high].met and high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if self.replay(known, middle).met else (middle, high)
-        failed = max((n for n, verdict in known.alone.items() if not verdict.met), default=0)
-        if failed:
-            known.share = min(known.share, 1 / failed)
-        if failed and known.smooth and not self._bursts():
-            known.pooled = self.capacity.pooled(known.candidate, failed, failed / (known.needed or 4 * failed))
+        if known.failed and known.needed and known.smooth and not self._bursts():
+            known.pooled = self.capacity.pooled(known.candidate, known.failed, known.failed / known.needed)
         return True
 
     def replay(self, known: Known, replicas: int) -> Verdict:
@@ -114,7 +123,8 @@ class Market:
         if known.smooth is None:
             return known.share
         thought = known.smooth.low / self.workload.rate * (self._bursts() or _BURSTS)
-        return min(max(thought, 1 / known.needed if known.needed else 0.0), known.share)
+        most = 1 / known.failed if known.failed else known.share
+        return min(max(thought, 1 / known.needed if known.needed else 0.0), most)
 
     def _bursts(self) -> float:
         """What the trace's bursts leave of a smooth rate, from the types where it was measured; 0 where none was."""
@@ -130,25 +140,25 @@ class Market:
         inventory, targets = self.inventory, self.capacity.targets
         ttft, tpot, e2el = (targets.limit(metric) for metric in ("ttft", "tpot", "e2el"))
         late = min(e2el, ttft + tpot * float(self.workload.table.output_tokens.max()))
-        windows = self.workload.windows()
+        windows, bad = self.workload.windows(), targets.allowed() * targets.requests
         scenarios = [
-            Scenario(
-                w.name, w.seconds + (late if late < inf else 0.0), tuple(map(float, w.arrivals)), targets.allowed()
-            )
+            Scenario(w.name, w.seconds + (late if late < inf else 0.0), tuple(map(float, w.arrivals)), bad)
             for w in (windows if late < inf else windows[:1])
         ]
         stock = {gpu: (stock.count, inventory.node_size(gpu)) for gpu, stock in inventory.gpus.items()}
         return Problem(
             tuple(self._offer(known, demand) for known in self.known.values()), tuple(scenarios), stock, self.goal,
             inventory.budget_per_hour or inf, inventory.spare, inventory.electricity_per_kwh, cuts=tuple(cuts),
-            robust=(inventory.uncertainty, inventory.uncertain_kinds),
+            robust=(inventory.uncertainty, inventory.uncertain_kinds), allowed=targets.allowed(),
         )  # fmt: skip
 
     def _offer(self, known: Known, demand: float | None) -> Offer:
         c = known.candidate
         share = known.share if demand is None else self.estimate(known) / demand
+        kept = known.smooth.low / self.capacity.saturated(c) if known.smooth else 1.0
         return Offer(
             c.name, c.gpu, c.gpus, c.usd_per_hour, c.most, tuple(known.rates), share, self.estimate(known),
-            group=c.pool.tensor_parallel_size, role=c.pool.role, kv_tokens=float(c.kv_tokens),
+            tuple(rate * kept for rate in known.rates), group=c.pool.tensor_parallel_size, role=c.pool.role,
+            kv_tokens=float(c.kv_tokens),
             idle_watts=c.idle_watts or 0.0, busy_watts=c.busy_watts or 0.0,
         )  # fmt: skip

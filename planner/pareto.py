@@ -22,8 +22,7 @@ def pareto_front(search: Search, best: Tried) -> list[Tried]:
             fleet = solve_fleet(problem, solver=search.solver)
             if not isinstance(fleet, Fleet):
                 break
-            for name in fleet.counts:
-                search.market.smoothen(name)
+            search.market.smoothen(fleet.counts)
             tried = search.attempt(fleet.counts)
             if tried.verdict.met:
                 met.append(tried)

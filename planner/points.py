@@ -1,29 +1,31 @@
 """Capacity points: how much load an instance type carries within the SLO, from short simulations.
 
-Three rates of one replica, each at most the one before:
+Three rates of one replica:
 - saturated: what it gets done when everything is there at once (the SLO does not matter);
-- smooth: what it carries within the SLO when requests come at equal distances, in random order of sizes. No pool under
-  bursty arrivals does better a replica, so pools of any size tend to it from below;
+- smooth: what it carries within the SLO when requests come at equal distances, in random order of sizes: what pools
+  under bursty arrivals come near to as they grow;
 - pooled: a curve over pool size, from thinned copies of the trace itself, bursts and all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import ceil, sqrt
 
 from ..configs.plan import Plan
 from ..configs.slo import SLO
 from .candidates import Candidate, fleet_plan
 from .inventory import Inventory
-from .judge import Judge
+from .judge import Judge, Verdict
 from .targets import Targets
 from .workload import Workload, evenly, thinned
 
-_CLOSE = 1.04  # ratio at which bisection ends
+_BEYOND = (1.15, 1.35)  # times the rate that misses the SLO, tried as well
+_DOUBT = 1.02  # on a rate from a sample that stands for the trace
+_CLOSE = 1.06  # ratio at which bisection ends
 _SLOWEST = 1 / 256  # of the saturated rate: who cannot carry that carries nothing
-_ALONE = 200  # requests of the test for isolated latency, one at a time
+_ALONE = 100  # requests of the test for isolated latency, one at a time
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,20 @@ class Interval:
 
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class Smooth:
+    """Requests/s of a replica under evenly spaced arrivals.
+
+    low, high : the SLO holds at `low` and not at `high`. good : no load gets more requests through within their limits;
+    it is above `high`, since other replicas can make up for some misses. seconds : that a request stays at `low`.
+    """
+
+    low: float
+    high: float
+    good: float
+    seconds: float
 
 
 @dataclass
@@ -50,7 +66,7 @@ class Capacity:
         """
         reasons: list[str | None] = []
         for bucket, share in enumerate(self.workload.shares):
-            table = evenly(self.workload.sample(self.judge.seed, [bucket], _ALONE), 1e-4)
+            table = evenly(self.workload.spread(bucket, ceil(_ALONE * share)), 1e-4)
             verdict = self.judge.sample(self._plan(candidate, 1), table, self.targets.local(len(table)))
             hopeless = not verdict.met and (verdict.beyond * share > 1 or verdict.beyond <= 1)
             reasons.append(verdict.missed if hopeless else None)
@@ -67,23 +83,23 @@ class Capacity:
             times.append(requests / verdict.throughput)
         return (many - few) / max(times[1] - times[0], 1e-9)
 
-    def smooth(self, candidate: Candidate) -> tuple[Interval, float]:
-        """Requests/s of one replica within the SLO without bursts, and seconds that a request then stays.
-
-        All buckets together, but where the SLO excludes some for this candidate, only the others.
-        """
-        served = [b for b, reason in enumerate(self.alone(candidate)) if reason is None]
+    def smooth(self, candidate: Candidate, served: Sequence[int]) -> Smooth:
+        """What one replica carries without bursts; `served` are the buckets whose requests come."""
         table = self.workload.sample(self.judge.seed, served)
         plan, targets = self._plan(candidate, 1), self.targets.local(len(table))
-        stays = {}
+        top = self.saturated(candidate)
+        seen: dict[float, Verdict] = {}
 
         def carries(rate: float) -> bool:
-            verdict = self.judge.sample(plan, evenly(table, rate), targets)
-            stays[rate] = verdict.mean_e2el
-            return verdict.met
+            seen[rate] = self.judge.sample(plan, evenly(table, rate), targets)
+            return seen[rate].met
 
-        interval = largest(carries, self.saturated(candidate))
-        return interval, stays.get(interval.low, min(stays.values()))
+        interval = largest(carries, top)
+        for factor in _BEYOND:  # how fast it goes down from there
+            if interval.high * factor < top:
+                carries(interval.high * factor)
+        stays = seen[interval.low if interval.low in seen else min(seen)].mean_e2el
+        return Smooth(interval.low, interval.high, _most_good(seen, top) * _DOUBT, stays)
 
     def pooled(self, candidate: Candidate, replicas: int, low: float) -> Interval:
         """The share of the trace that each of so many replicas carries within the SLO, `low` of them together at least.
@@ -115,3 +131,17 @@ def largest(carries: Callable[[float], bool], top: float, low: float = 0.0, clos
         else:
             high = middle
     return Interval(low, high)
+
+
+def _most_good(seen: dict[float, Verdict], top: float) -> float:
+    """An upper bound on the requests/s within each objective's limit, from loads that were tried.
+
+    Misses grow with the load: between two loads that were tried, no load gets more through than the greater one would
+    with the misses of the smaller one.
+    """
+    rates = sorted(seen)
+    most = []
+    for objective in zip(*(seen[rate].over for rate in rates), strict=True):
+        missed = [0.0, *objective]
+        most.append(max(rate * (1 - share) for rate, share in zip([*rates, top], missed, strict=True)))
+    return min(most, default=top)

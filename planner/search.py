@@ -23,7 +23,8 @@ from .milp import Outcome, relative_gap
 from .planfile import Routing, plan_of, values_of
 
 _STEP = 1e-6  # share of the price by which a cheaper fleet must be cheaper
-_HOPELESS = 0.92  # of the load: a fleet that is thought to carry less is not replayed
+_HOPELESS = 0.85  # of the load, or of what the best fleet is thought to carry: less is not replayed
+_NEAR = 1.5  # times the misses that may be: chance decides, and a smaller fleet with another routing may do
 _DEMANDS = (1.0, 1.1, 1.25, 1.5, 2.0)  # of the load, for a first fleet where no single type will do
 
 
@@ -71,6 +72,7 @@ class Search:
         self._gap, self._diverse = gap, diverse
         self._tried: dict[tuple[tuple[str, int], ...], Tried] = {}
         self._cuts: list[Counts] = []
+        self._near: list[Counts] = []  # fleets that missed by so little that a smaller one may not
         self._best: Tried | None = None
 
     def run(self) -> Found:
@@ -92,7 +94,8 @@ class Search:
         return self.market.problem(self._cuts, demand)
 
     def _solve(self, *aim: Any, demand: float | None = None, **limits: Any) -> Fleet | Outcome:
-        return solve_fleet(self.problem(demand), *aim, solver=self.solver, **limits)
+        avoid = [*self._near, *(counts for counts in limits.pop("avoid", ()) if counts not in self._near)]
+        return solve_fleet(self.problem(demand), *aim, solver=self.solver, avoid=avoid, **limits)
 
     def _step(self) -> str:
         """One round; returns why the search is over, or nothing."""
@@ -118,9 +121,14 @@ class Search:
                 self.attempt({key: value for key, value in fewer.items() if value})
         return self._best is not before
 
+    def _promise(self) -> float:
+        """What the best fleet is thought to carry."""
+        known, counts = self.market.known, self._best.counts if self._best else {}
+        return sum(n * self.market.estimate(known[name]) for name, n in counts.items())
+
     def _learn(self, answer: Fleet) -> bool:
         """Measure types that `answer` uses; False where nothing is left to measure."""
-        if sum(self.market.smoothen(name) for name in answer.counts):
+        if self.market.smoothen(answer.counts):
             return True
         for name in answer.counts:
             known = self.market.known[name]
@@ -132,12 +140,15 @@ class Search:
         return False
 
     def _first(self) -> bool:
-        """A first fleet, where no single type carries the load: the cheapest one for more and more of it."""
+        """A first fleet, where no single type carries the load: the cheapest for more and more of it, then the most."""
         for demand in _DEMANDS:
             answer = self._solve(demand=demand)
-            if isinstance(answer, Fleet) and self._left and self.attempt(answer.counts).verdict.met:
+            if not isinstance(answer, Fleet):
+                break
+            if self._left and self.attempt(answer.counts).verdict.met:
                 return True
-        return False
+        most = self._solve("promise")
+        return isinstance(most, Fleet) and self.attempt(most.counts).verdict.met
 
     def _cheaper(self, low: float, high: float) -> str:
         """Replay promising fleets between two prices, the dearer ones if a cheap one misses."""
@@ -147,7 +158,7 @@ class Search:
             if not self._left:
                 return f"{self._replays} replays are used up"
             proposal = self._solve("promise", most=most, avoid=avoid)
-            if not isinstance(proposal, Fleet) or proposal.promise < _HOPELESS:
+            if not isinstance(proposal, Fleet) or proposal.promise < _HOPELESS * min(1.0, self._promise()):
                 if most >= high * (1 - _STEP):
                     return "" if avoid else "no cheaper fleet is promising"
                 most = high * (1 - _STEP)
@@ -175,7 +186,8 @@ class Search:
         """The plan of a fleet, with its load balanced over its types."""
         market, members = self.market, self._members(counts)
         routing: Routing = balance(self.problem(), counts, self.solver) if len(members) > 1 else ()
-        seconds = {c.name: market.known[c.name].seconds or 1.0 for c in members}
+        smooth = {c.name: market.known[c.name].smooth for c in members}
+        seconds = {name: point.seconds if point else 1.0 for name, point in smooth.items()}
         return values_of(market.inventory, members, routing, market.workload.bounds, seconds)
 
     def _members(self, counts: Counts) -> dict[Candidate, int]:
@@ -199,7 +211,9 @@ class Search:
         affordable = usd <= (self.market.inventory.budget_per_hour or inf)
         if verdict.met and affordable and (self._best is None or tried.price < self._best.price):
             self._best = tried
-        if not verdict.met and not any(_within(counts, cut) for cut in self._cuts):
+        if not verdict.met and verdict.beyond < _NEAR:
+            self._near.append(counts)
+        elif not verdict.met and not any(_within(counts, cut) for cut in self._cuts):
             self._cuts = [cut for cut in self._cuts if not _within(cut, counts)] + [counts]
         return tried
 

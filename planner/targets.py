@@ -57,18 +57,28 @@ class Targets:
         return min(limits, default=inf)
 
     def allowed(self) -> float:
-        """Requests that may miss their limits, by the strictest objective."""
-        return min((1 - _share(o)) * self.requests for o in self.slo.objectives if _per_request(o))
+        """The share of requests that may miss some limit; one request may not miss for two objectives."""
+        return min(1.0, sum(1 - _share(o) for o in self.slo.objectives if 0 < _share(o) < 1))
 
-    def beyond(self, requests: Finished) -> float:
-        """Requests over a limit, as a multiple of those that may be, for the objective where that is worst."""
-        worst = 0.0
+    def over(self, requests: Finished, goodput: float) -> list[float]:
+        """By objective, the share of requests over its limit; 0 for objectives that are not about a share.
+
+        goodput : share of the requests that keep all limits of the SLO's `goodput`.
+        """
+        shares = []
         for objective in self.slo.objectives:
-            rare = 1 - _share(objective)
-            if 0 < rare < 1 and objective.metric in ("ttft", "tpot", "e2el"):
-                over = float((getattr(requests, objective.metric) > objective.limit).mean())
-                worst = max(worst, over / rare)
-        return worst
+            if objective.metric == "goodput":
+                shares.append(1 - goodput)
+            elif _share(objective) and objective.metric in ("ttft", "tpot", "e2el"):
+                shares.append(float((getattr(requests, objective.metric) > objective.limit).mean()))
+            else:
+                shares.append(0.0)
+        return shares
+
+    def beyond(self, over: Sequence[float]) -> float:
+        """Requests over a limit, as a multiple of those that may be, for the objective where that is worst."""
+        rare = [1 - _share(o) if 0 < _share(o) < 1 else 1.0 for o in self.slo.objectives]
+        return max((share / r for share, r in zip(over, rare, strict=True)), default=0.0)
 
     def missed_for_certain(self, requests: Finished) -> Objective | None:
         """An objective that is missed whatever the rest of the trace does, judged by a part of it."""

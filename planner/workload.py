@@ -13,7 +13,7 @@ from ..traces.table import RequestTable
 
 _QUANTILES = (0.5, 0.9)  # of prompt lengths, between the buckets
 _WINDOWS = (60.0, 300.0, 1800.0)  # seconds
-_SAMPLED = 1200  # requests of a capacity sample
+_SAMPLED = 800  # requests of a capacity sample
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,24 @@ class Workload:
         return tuple(counts)
 
     def sample(self, seed: int, buckets: Sequence[int] | None = None, requests: int = _SAMPLED) -> RequestTable:
-        """Requests drawn from the trace, or from some buckets, without their arrivals (all 0)."""
+        """Requests from the trace, or from some buckets, in random order without their arrivals (all 0).
+
+        Every so many-th by size, so that the sample weighs what the trace weighs.
+        """
         whole = buckets is None or len(buckets) == len(self.shares)
         rows = np.arange(len(self.table)) if whole else np.flatnonzero(np.isin(self.bucket, buckets or ()))
-        drawn = rows[Stream(seed, f"capacity sample {'' if whole else buckets}").integers(requests, len(rows))]
-        return replace(self.table, arrival=np.zeros(len(self.table))).take(drawn)
+        size = (self.table.prompt_tokens + self.table.output_tokens)[rows]
+        places = ((np.arange(requests) + 0.5) / requests * len(rows)).astype(int)
+        drawn = rows[np.argsort(size, kind="stable")][places]
+        order = np.argsort(Stream(seed, f"capacity sample {'' if whole else buckets}").uniform(requests), kind="stable")
+        return replace(self.table, arrival=np.zeros(len(self.table))).take(drawn[order])
+
+    def spread(self, bucket: int, requests: int) -> RequestTable:
+        """Requests of a bucket at even quantiles of prompt length, the longest included; without arrivals."""
+        rows = np.flatnonzero(self.bucket == bucket)
+        ordered = rows[np.argsort(self.table.prompt_tokens[rows], kind="stable")]
+        places = np.linspace(0, len(ordered) - 1, min(requests, len(ordered))).round().astype(int)
+        return replace(self.table, arrival=np.zeros(len(self.table))).take(ordered[places])
 
 
 def evenly(table: RequestTable, rate: float) -> RequestTable:

@@ -1,0 +1,55 @@
+"""Small planning problems for tests: bursty traces, and inventories whose fleets can all be tried."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+
+from servecast.configs.slo import SLO, Objective
+from servecast.planner.cache import Cache
+from servecast.planner.candidates import find_candidates
+from servecast.planner.inventory import Inventory, Stock
+from servecast.planner.judge import Judge
+from servecast.planner.market import Market
+from servecast.planner.points import Capacity
+from servecast.planner.targets import Targets
+from servecast.planner.workload import Workload
+from servecast.traces.streams import Stream
+from servecast.traces.table import RequestTable
+
+
+def trace(rate: float, requests: int = 1000, shape: float = 1.0, seed: int = 1) -> RequestTable:
+    """Gamma gaps (CV = 1 / sqrt(shape)) and geometric lengths, about 600 tokens in and 60 out."""
+    stream = Stream(seed, "test trace")
+    arrival = np.cumsum(stream.gamma(requests, shape) / shape / rate)
+    prompt = np.minimum(1 + stream.exponential(requests) * 600, 6000).astype(np.int64)
+    output = np.minimum(1 + stream.exponential(requests) * 60, 600).astype(np.int64)
+    return RequestTable(arrival - arrival[0], prompt, output)
+
+
+def slo(*objectives: str) -> SLO:
+    return SLO({}, {}, tuple(Objective.parse(text, "slo") for text in objectives))
+
+
+def market(inventory: Inventory, table: RequestTable, asked: SLO, judge: Judge | None = None) -> Market:
+    """Candidates of an inventory, surveyed."""
+    candidates, _ = find_candidates(inventory, table)
+    capacity = Capacity(inventory, Workload.of(table), Targets.of(asked, len(table)), judge or Judge(Cache(None)))
+    return Market(capacity, candidates)
+
+
+def random_case(seed: int) -> tuple[Inventory, RequestTable, SLO]:
+    """Two kinds of GPUs, many of each or two settings for a few, under a load and an SLO: 100 to 300 fleets."""
+    draw = random.Random(seed)
+    gpus = draw.sample(["h100", "a100-80gb", "l40s", "a10g"], 2)
+    wide = draw.random() < 0.5
+    counts = (12, 16) if wide else (3, 4)
+    inventory = Inventory(
+        "llama-3.1-8b",
+        {gpu: Stock(draw.randint(*counts), price_per_hour=round(draw.uniform(0.5, 4), 2)) for gpu in gpus},
+        tensor_parallel_size=(1,),
+        max_num_batched_tokens=(None,) if wide else (None, 512),
+    )
+    table = trace(draw.uniform(50, 120) if wide else draw.uniform(25, 45), 1000, draw.choice([0.3, 1.0]), seed)
+    return inventory, table, slo(f"ttft p99 <= {draw.choice([1, 2])}s", f"tpot p99 <= {draw.choice([40, 80])}ms")
