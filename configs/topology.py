@@ -40,6 +40,7 @@ class Disaggregation:
     lease : seconds that a prefill replica keeps an unread KV cache; then it is lost, and `expired` says whether the
         decode replica recomputes the prompt or the request fails (vLLM's `kv_load_failure_policy`).
     local_prefill_tokens : prompts of at most so many uncached tokens are computed where they are decoded.
+    keep_mixed : a replica with role mixed decodes the prompts that it has computed, instead of handing them over.
     """
 
     decode_router: PolicyChoice = "least_outstanding"
@@ -50,6 +51,7 @@ class Disaggregation:
     lease: float = inf
     expired: Literal["recompute", "fail"] = "recompute"
     local_prefill_tokens: int = 0
+    keep_mixed: bool = False
 
     def __post_init__(self) -> None:
         check(0 < self.backlog <= 1, "backlog", self.backlog, "a share above 0, at most 1")

@@ -12,12 +12,16 @@ from ..configs.catalog import find_hardware, find_model
 from ..configs.engine import find_engine
 from ..configs.plan import Plan, Pool, plan_from
 from ..costmodels.energy import busy_watts, idle_watts
+from ..costmodels.shapes import KVShape, model_kv_shape
 from ..errors import InputError
 from ..sim.deploy import Deployment, deploy
 from ..traces.table import RequestTable
 from .inventory import Inventory
 
-_SETTINGS = ("data_parallel_size", "enable_expert_parallel", "max_num_seqs", "max_num_batched_tokens", "kv_cache_dtype")
+_SETTINGS = (
+    "data_parallel_size", "enable_expert_parallel", "max_num_seqs", "max_num_batched_tokens", "kv_cache_dtype",
+    "quantization",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Candidate:
 
     pool : as it stands in a plan, with one replica. gpus : accelerators of a replica. usd_per_hour : of a replica.
     most : replicas that the inventory has room for. idle_watts, busy_watts : of a replica, None where unknown.
+    kv : of a request. inside, network : bytes/s of KV cache that it sends or receives within its node, and beyond.
     """
 
     name: str
@@ -36,10 +41,17 @@ class Candidate:
     kv_tokens: int
     idle_watts: float | None
     busy_watts: float | None
+    kv: KVShape
+    inside: float
+    network: float
 
     @property
     def gpu(self) -> str:
         return self.pool.hardware
+
+    @property
+    def role(self) -> str:
+        return self.pool.role
 
 
 @dataclass(frozen=True)
@@ -66,13 +78,17 @@ def find_candidates(inventory: Inventory, table: RequestTable) -> tuple[list[Can
             reason = f"tensor_parallel_size {pool.tensor_parallel_size} does not fit a node of {node} GPUs"
             rejected.append(Rejected(name, reason))
         else:
-            try:
-                (deployment,) = deploy(fleet_plan(inventory, {pool: 1}))
+            try:  # a role alone is no plan
+                (deployment,) = deploy(fleet_plan(inventory, {dataclasses.replace(pool, role="mixed"): 1}))
             except InputError as error:
                 rejected.append(Rejected(name, str(error)))
                 continue
+            if deployment.lockstep and pool.role != "mixed":
+                rejected.append(Rejected(name, "ranks that run in lockstep hand no requests over"))
+                continue
             limits = deployment.limits
-            same = (*_shape(pool), limits.max_num_seqs, limits.max_num_batched_tokens)
+            budget = 0 if pool.role == "decode" else limits.max_num_batched_tokens  # of prompts, which it has none of
+            same = (*_shape(pool), limits.max_num_seqs, budget)
             if same not in seen:  # the engine's defaults may be one of the other options
                 candidates.append(_candidate(name, pool, deployment, room))
             seen.add(same)
@@ -99,7 +115,7 @@ def _pools(inventory: Inventory, max_model_len: int) -> Iterator[tuple[str, Pool
 
 def _shape(pool: Pool) -> tuple[object, ...]:
     sizes = (pool.tensor_parallel_size, pool.pipeline_parallel_size, pool.data_parallel_size)
-    return pool.hardware, pool.role, *sizes, pool.enable_expert_parallel, pool.kv_cache_dtype
+    return pool.hardware, pool.role, *sizes, pool.enable_expert_parallel, pool.kv_cache_dtype, pool.quantization
 
 
 def _words(settings: dict[str, Any]) -> Iterator[str]:
@@ -123,27 +139,32 @@ def _max_model_len(inventory: Inventory, table: RequestTable) -> int:
 
 def _candidate(name: str, pool: Pool, deployment: Deployment, most: int) -> Candidate:
     gpus, hardware = pool.accelerators, deployment.hardware
+    adapter = hardware.achieved.link * pool.tensor_parallel_size * pool.pipeline_parallel_size
     idle, busy = idle_watts(hardware), busy_watts(hardware)
     assert deployment.usd_per_hour is not None  # the inventory prices every GPU
     return Candidate(
         name, pool, gpus, deployment.usd_per_hour, most,
         deployment.blocks * deployment.limits.block_size * pool.data_parallel_size,
         None if idle is None else idle * gpus, None if busy is None else busy * gpus,
+        model_kv_shape(deployment.model, pool.kv_cache_dtype),
+        hardware.link.bandwidth * adapter, hardware.network.bandwidth * adapter,
     )  # fmt: skip
 
 
-def fleet_plan(inventory: Inventory, replicas: dict[Pool, int], router: str | dict[str, Any] = "") -> Plan:
-    """A plan of so many replicas of each pool."""
-    return plan_from(plan_values(inventory, replicas, router), "fleet")
+def fleet_plan(inventory: Inventory, replicas: dict[Pool, int], **more: Any) -> Plan:
+    """A plan of so many replicas of each pool; `more` are other keys of a plan."""
+    return plan_from(plan_values(inventory, replicas, **more), "fleet")
 
 
-def plan_values(inventory: Inventory, replicas: dict[Pool, int], router: str | dict[str, Any] = "") -> dict[str, Any]:
+def plan_values(inventory: Inventory, replicas: dict[Pool, int], **more: Any) -> dict[str, Any]:
     """The same as the mapping of a plan file, without settings that are defaults."""
     defaults = {field.name: field.default for field in dataclasses.fields(Pool)}
     pools = []
     for pool, count in replicas.items():
         own = {key: value for key, value in vars(pool).items() if value != defaults[key]}
         pools.append({**own, "replicas": count})
+    links = {"links": inventory.links} if inventory.links else {}
     return {
-        "model": inventory.model, "engine": inventory.engine, "pools": pools, "router": router or "least_outstanding",
+        "model": inventory.model, "engine": inventory.engine, "pools": pools, "router": "least_outstanding", **links,
+        **more,
     }  # fmt: skip

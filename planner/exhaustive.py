@@ -7,7 +7,7 @@ from itertools import product
 from math import inf, prod
 
 from ..errors import InputError
-from .fleet import Counts
+from .problem import Counts
 from .search import Search, Tried
 
 LARGEST = 5000  # fleets

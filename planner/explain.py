@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from math import inf
 
-from .fleet import Fleet, Problem, solve_fleet
+from .fleet import Fleet, solve_fleet
 from .market import Market
+from .problem import Problem
 from .search import Found, Search, Tried
 
 

@@ -8,95 +8,27 @@ with busy windows, and cuts from replays.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
-from typing import Any, Literal
+from typing import Any
 
 from .milp import Outcome, Program, total
-
-Goal = Literal["cost", "energy"]
-Aim = Literal["price", "promise", "served"]
-Counts = dict[str, int]  # replicas by offer
-
-
-@dataclass(frozen=True)
-class Offer:
-    """A kind of replica, in numbers.
-
-    gpu, gpus : what a replica takes; group : GPUs that must share a node. usd_per_hour, idle_watts, busy_watts : of a
-    replica. rates : requests/s of each bucket that a replica gets done at best; 0 where the SLO excludes the bucket.
-    share : of the whole trace that a replica carries at best, within the SLO; estimate : that it is thought to carry.
-    within : rates that the SLO leaves of `rates`, to balance the load by.
-    kv_tokens : room of a replica.
-    resident : token-seconds in the KV cache that a request of each bucket takes at least.
-    role : "prefill" and "decode" replicas serve a request together. network : bytes/s of KV cache in or out.
-    """
-
-    name: str
-    gpu: str
-    gpus: int
-    usd_per_hour: float
-    most: int
-    rates: tuple[float, ...]
-    share: float
-    estimate: float = 0.0
-    within: tuple[float, ...] = ()
-    group: int = 1
-    role: Literal["mixed", "prefill", "decode"] = "mixed"
-    kv_tokens: float = inf
-    resident: tuple[float, ...] = ()
-    idle_watts: float = 0.0
-    busy_watts: float = 0.0
-    network: float = inf
-
-    def joules(self, bucket: int) -> float:
-        """Joules above idling for a request of a bucket."""
-        return (self.busy_watts - self.idle_watts) / self.rates[bucket]
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """Load that must be done in some seconds. arrivals : requests by bucket; `allowed` of them may fail."""
-
-    name: str
-    seconds: float
-    arrivals: tuple[float, ...]
-    allowed: float = 0.0
-
-
-@dataclass(frozen=True)
-class Problem:
-    """goal : what a fleet's price is: USD an hour with electricity, or watts.
-
-    scenarios : the first is the whole trace. stock : GPUs and GPUs a node, by kind. kv_bytes : a request's, by bucket.
-    links : bytes/s of KV cache between GPUs of two kinds. cuts : fleets that missed the SLO: something must be added.
-    allowed : share of the requests that may miss their limits.
-    robust : share by which capacities may fall short, for so many offers at once (Bertsimas and Sim, 2004).
-    """
-
-    offers: tuple[Offer, ...]
-    scenarios: tuple[Scenario, ...]
-    stock: Mapping[str, tuple[int, int]]
-    goal: Goal = "cost"
-    budget: float = inf
-    spare: int = 0
-    electricity_per_kwh: float = 0.0
-    kv_bytes: tuple[float, ...] = ()
-    links: Mapping[tuple[str, str], float] = field(default_factory=dict)
-    cuts: tuple[Counts, ...] = ()
-    robust: tuple[float, int] = (0.0, 0)
-    allowed: float = 0.0
+from .problem import Aim, Counts, Offer, Problem, Scenario, bandwidth, routes_of, serves
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """A solution. counts : offers in use. price : as the goal has it. promise : share of the load that it is thought to
-    carry. served : that it serves in the model, 1 unless that was the aim."""
+    """A solution. counts, routes : offers in use, and ways through them. price : as the goal has it.
+
+    promise : share of the load that it is thought to carry. served : that it serves in the model, 1 unless that was
+    the aim.
+    """
 
     outcome: Outcome
     counts: Counts
+    routes: tuple[tuple[str, ...], ...]
     usd_per_hour: float
     watts: float
     price: float
@@ -131,14 +63,14 @@ def balance(problem: Problem, counts: Counts, solver: str) -> tuple[dict[tuple[s
     share of every bucket.
     """
     offers = [offer for offer in problem.offers if counts.get(offer.name)]
-    routes, scenario = _routes(offers), problem.scenarios[0]
+    routes, scenario = routes_of(offers, problem), problem.scenarios[0]
     program = Program("balance")
     peak, busy = program.number("peak"), [[] for _ in offers]  # type: tuple[Any, list[list[Any]]]
     usual = {r: program.number(f"usual_{r}", 0, 1) for r in range(len(routes))}
     shares: list[dict[int, Any]] = []
     uneven = []
     for b, arrivals in enumerate(scenario.arrivals):
-        able = [r for r, route in enumerate(routes) if all(offers[i].rates[b] > 0 for i in route)]
+        able = [r for r, route in enumerate(routes) if serves(problem, [offers[i] for i in route], b)]
         shares.append({r: program.number(f"x_{b}_{r}", 0, 1) for r in able})
         program.require(total(shares[b].values()) == bool(able), f"served_{b}")
         for r, x in shares[b].items():
@@ -164,17 +96,18 @@ class _Model:
         self.program = Program("fleet", maximize=aim != "price")
         self.counts = {o.name: self.program.count(f"n_{i}", 0, o.most) for i, o in enumerate(problem.offers)}
         self.served = self.program.number("served", 0, 1) if aim == "served" else 1.0
-        self.routes = _routes(problem.offers)
+        self.routes = routes_of(problem.offers, problem)
         self.loads = [self._serve(w, scenario) for w, scenario in enumerate(problem.scenarios)]
         self._stock()
+        self._one_kv_format()
         self._carry()
         self._move_kv()
         usd, watts = total(o.usd_per_hour * self.counts[o.name] for o in problem.offers), self._power()
         if problem.budget < inf:
             self.program.require(usd <= problem.budget, "budget")
         self.price = watts if problem.goal == "energy" else usd + problem.electricity_per_kwh / 1e3 * watts
-        promise = total(o.estimate * self.counts[o.name] for o in problem.offers)
-        self.program.aim([{"price": self.price, "promise": promise, "served": self.served}[aim]])
+        aims = {"price": lambda: self.price, "promise": self._promise, "served": lambda: self.served}
+        self.program.aim([aims[aim]()])
 
     def _serve(self, w: int, scenario: Scenario) -> list[dict[int, Any]]:
         """Route a scenario's requests; returns, by bucket, the amount on each route."""
@@ -182,7 +115,7 @@ class _Model:
         amounts: list[dict[int, Any]] = []
         shed = [self.program.number(f"shed_{w}_{b}", 0, scenario.arrivals[b]) for b in buckets]
         for b in buckets:
-            able = [r for r, route in enumerate(self.routes) if all(problem.offers[i].rates[b] > 0 for i in route)]
+            able = [r for r, way in enumerate(self.routes) if serves(problem, [problem.offers[i] for i in way], b)]
             amounts.append({r: self.program.number(f"x_{w}_{b}_{r}") for r in able})
             self.program.require(
                 total(amounts[b].values()) + shed[b] >= scenario.arrivals[b] * self.served, f"load_{w}_{b}"
@@ -221,45 +154,84 @@ class _Model:
             for s in sizes:
                 self.program.require(groups[s] <= total(room[s]), f"packing_{gpu}_{s}")
 
+    def _one_kv_format(self) -> None:
+        """Where requests are handed over, all replicas keep their KV cache in the same format."""
+        offers = self.problem.offers
+        formats = sorted({offer.kv_format for offer in offers})
+        if len(formats) < 2 or all(offer.role == "mixed" for offer in offers):
+            return
+        chosen = {name: self.program.count(f"format_{f}", 0, 1) for f, name in enumerate(formats)}
+        self.program.require(total(chosen.values()) <= 1, "one_format")
+        for i, offer in enumerate(offers):
+            self.program.require(self.counts[offer.name] <= offer.most * chosen[offer.kv_format], f"format_{i}")
+
     def _carry(self) -> None:
-        """What the replicas carry of the trace, with some of them lost or slower than thought."""
-        problem = self.problem
-        carried = total(o.share * self.counts[o.name] for o in problem.offers if o.role != "decode")
-        off, at_once = problem.robust
-        if off and at_once:
-            most = self.program.number("slow_each")
-            beyond = []
-            for i, offer in enumerate(problem.offers):
-                over = self.program.number(f"slow_{i}")
-                self.program.require(most + over >= off * offer.share * self.counts[offer.name], f"robust_{i}")
-                beyond.append(over)
-            carried = carried - at_once * most - total(beyond)
-        needed = (1 - problem.allowed) * self.served
-        self.program.require(carried >= needed, "carried")
-        for i, offer in enumerate(problem.offers if problem.spare else ()):
+        """What the replicas carry of the trace, prompts and decodes, with some of them lost or slower than thought."""
+        needed = (1 - self.problem.allowed) * self.served
+        for i, offer in enumerate(self.problem.offers if self.problem.spare else ()):
             used = self.program.count(f"used_{i}", 0, 1)
             self.program.require(self.counts[offer.name] <= offer.most * used, f"used_{i}")
-            self.program.require(carried - problem.spare * offer.share * used >= needed, f"spare_{i}")
+        for phase, offers in self._phases().items():
+            carried = total(o.share * self.counts[o.name] for o in offers) - self._shortfall(phase, offers)
+            self.program.require(carried >= needed, f"carried_{phase}")
+            for offer in offers if self.problem.spare else ():
+                used = self.program.variables[f"used_{self.problem.offers.index(offer)}"]
+                self.program.require(
+                    carried - self.problem.spare * offer.share * used >= needed, f"spare_{phase}_{used.name}"
+                )
+
+    def _phases(self) -> dict[str, list[Offer]]:
+        """The replicas that compute prompts, and those that decode; one and the same where there are no roles."""
+        offers = self.problem.offers
+        if all(offer.role == "mixed" for offer in offers):
+            return {"all": list(offers)}
+        return {
+            "prefill": [o for o in offers if o.role != "decode"], "decode": [o for o in offers if o.role != "prefill"]
+        }  # fmt: skip
+
+    def _shortfall(self, phase: str, offers: Sequence[Offer]) -> Any:
+        """What so many offers at once may carry less than thought (the dual of the adversary's choice of them)."""
+        off, at_once = self.problem.robust
+        if not (off and at_once):
+            return 0.0
+        most = self.program.number(f"slow_{phase}")
+        beyond = []
+        for i, offer in enumerate(offers):
+            over = self.program.number(f"slow_{phase}_{i}")
+            self.program.require(most + over >= off * offer.share * self.counts[offer.name], f"robust_{phase}_{i}")
+            beyond.append(over)
+        return at_once * most + total(beyond)
+
+    def _promise(self) -> Any:
+        """The share of the load that the fleet is thought to carry: in the phase where that is less."""
+        phases = [total(o.estimate * self.counts[o.name] for o in offers) for offers in self._phases().values()]
+        if len(phases) == 1:
+            return phases[0]
+        promise = self.program.number("promise")
+        for i, carried in enumerate(phases):
+            self.program.require(promise <= carried, f"promise_{i}")
+        return promise
 
     def _move_kv(self) -> None:
-        """KV cache from prefill to decode replicas, through their networks and the links between kinds of GPUs."""
-        offers, scenario = self.problem.offers, self.problem.scenarios[0]
+        """KV cache from prefill to decode replicas, through their networks and the links between zones."""
+        problem, scenario = self.problem, self.problem.scenarios[0]
+        busy: dict[int, list[Any]] = {}  # seconds of sending and receiving, by offer
         through: dict[tuple[str, str], list[Any]] = {}
-        for i, offer in enumerate(offers):
-            sent = []
-            for b, amounts in enumerate(self.loads[0]):
-                for r, x in amounts.items():
-                    if i in self.routes[r] and len(self.routes[r]) == 2:
-                        sent.append(self.problem.kv_bytes[b] * x)
-                        if i == self.routes[r][0]:
-                            pair = (offer.gpu, offers[self.routes[r][1]].gpu)
-                            through.setdefault(pair, []).append(self.problem.kv_bytes[b] * x)
-            if sent and offer.network < inf:
-                room = scenario.seconds * offer.network * self.counts[offer.name]
-                self.program.require(total(sent) <= room, f"network_{i}")
-        for pair, bandwidth in self.problem.links.items():
-            if pair in through:
-                self.program.require(total(through[pair]) <= scenario.seconds * bandwidth, f"link_{pair[0]}_{pair[1]}")
+        for b, amounts in enumerate(self.loads[0]):
+            for r, x in amounts.items():
+                if len(self.routes[r]) == 2:
+                    source, target = (problem.offers[i] for i in self.routes[r])
+                    sent = source.kv_bytes[b] * x
+                    for i in self.routes[r]:
+                        busy.setdefault(i, []).append(1 / bandwidth(problem, source, target) * sent)
+                    zones = problem.zones.get(source.gpu, ""), problem.zones.get(target.gpu, "")
+                    if zones in problem.links:
+                        through.setdefault(zones, []).append(sent)
+        for i, seconds in busy.items():
+            room = scenario.seconds * self.counts[problem.offers[i].name]
+            self.program.require(total(seconds) <= room, f"network_{i}")
+        for pair, moved in through.items():
+            self.program.require(total(moved) <= scenario.seconds * problem.links[pair], f"link_{pair[0]}_{pair[1]}")
 
     def _power(self) -> Any:
         """Watts on average: what idles, and what the work adds."""
@@ -314,16 +286,11 @@ class _Model:
             for b, amounts in enumerate(self.loads[0]) for r, x in amounts.items() for i in self.routes[r]
         )  # fmt: skip
         price = watts if problem.goal == "energy" else usd + problem.electricity_per_kwh / 1e3 * watts
-        promise = sum(offer.estimate * n for offer, n in value.items())
+        promise = min(sum(o.estimate * value[o] for o in offers) for offers in self._phases().values())
         counts = {offer.name: n for offer, n in value.items() if n}
-        return Fleet(outcome, counts, usd, watts, price, promise, outcome.values.get("served", 1.0))
-
-
-def _routes(offers: Sequence[Offer]) -> list[tuple[int, ...]]:
-    """Ways through the fleet: one mixed replica, or a prefill and a decode replica."""
-    by_role = {role: [i for i, o in enumerate(offers) if o.role == role] for role in ("mixed", "prefill", "decode")}
-    pairs = [(p, d) for p in by_role["prefill"] for d in by_role["decode"]]
-    return [*((i,) for i in by_role["mixed"]), *pairs]
+        used = {r for amounts in self.loads[0] for r, x in amounts.items() if outcome.values[x.name] > 1e-6}
+        routes = tuple(tuple(offers[i].name for i in self.routes[r]) for r in sorted(used))
+        return Fleet(outcome, counts, routes, usd, watts, price, promise, outcome.values.get("served", 1.0))
 
 
 def _chain(sizes: Sequence[int]) -> bool:

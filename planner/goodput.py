@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .fleet import Counts, Fleet, solve_fleet
+from .fleet import Fleet, solve_fleet
 from .planfile import plan_of
 from .points import Interval, largest
+from .problem import Counts
 from .search import Search
 from .workload import thinned
 

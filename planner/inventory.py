@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ..configs.catalog import find_hardware
+from ..configs.plan import Links
 from ..configs.strict import build, check, read_mapping
+from ..configs.topology import Disaggregation
 from ..errors import InputError
 
 
@@ -35,15 +37,16 @@ class Stock:
 class Inventory:
     """The planner's choices. Lists name the options of a setting, in vLLM's words; None is the engine's default.
 
-    gpus : by hardware card. budget_per_hour : USD that the fleet may cost. spare : replicas whose loss the fleet has to
-    survive. electricity_per_kwh : USD; 0 leaves energy out of the cost. uncertainty : share by which the capacity of a
-    kind of replica may fall short of what was measured, for `uncertain_kinds` of them at once.
+    gpus : by hardware card. links, disaggregation : as in a plan. budget_per_hour : USD that the fleet may cost.
+    spare : replicas whose loss the fleet has to survive. electricity_per_kwh : USD; 0 leaves energy out of the cost.
+    uncertainty : share by which the capacity of a kind of replica may fall short of what was measured, for
+    `uncertain_kinds` of them at once.
     """
 
     model: str
     gpus: dict[str, Stock]
     engine: str = "vllm-0.19"
-    role: tuple[Literal["mixed"], ...] = ("mixed",)
+    role: tuple[Literal["mixed", "prefill", "decode"], ...] = ("mixed",)
     tensor_parallel_size: tuple[int, ...] = (1, 2, 4, 8)
     pipeline_parallel_size: tuple[int, ...] = (1,)
     data_parallel_size: tuple[int, ...] = (1,)
@@ -51,7 +54,10 @@ class Inventory:
     max_num_seqs: tuple[int | None, ...] = (None,)
     max_num_batched_tokens: tuple[int | None, ...] = (None, 512, 2048)
     kv_cache_dtype: tuple[str, ...] = ("auto",)
+    quantization: tuple[str | None, ...] = (None,)
     max_model_len: int | None = None
+    links: dict[str, Any] = field(default_factory=dict)
+    disaggregation: dict[str, Any] = field(default_factory=dict)
     budget_per_hour: float | None = None
     spare: int = 0
     electricity_per_kwh: float = 0.0
@@ -73,6 +79,12 @@ class Inventory:
         check(self.electricity_per_kwh >= 0, "electricity_per_kwh", self.electricity_per_kwh, "USD, not negative")
         check(0 <= self.uncertainty < 1, "uncertainty", self.uncertainty, "a share from 0 to below 1")
         check(self.uncertain_kinds >= 0, "uncertain_kinds", self.uncertain_kinds, "a number of kinds, not negative")
+        if ("prefill" in self.role) != ("decode" in self.role):
+            raise InputError(
+                "role", ", ".join(self.role), "prefill and decode together: neither serves a request alone"
+            )
+        build(Links, self.links, "links")
+        build(Disaggregation, self.disaggregation, "disaggregation")
         if not any(stock.count for stock in self.gpus.values()):
             raise InputError("gpus", f"{len(self.gpus)} kinds and not one GPU in all", "a count above 0")
 
@@ -93,7 +105,7 @@ class Inventory:
 
 _LISTS = (
     "gpus", "role", "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "enable_expert_parallel",
-    "max_num_seqs", "max_num_batched_tokens", "kv_cache_dtype",
+    "max_num_seqs", "max_num_batched_tokens", "kv_cache_dtype", "quantization",
 )  # fmt: skip
 
 

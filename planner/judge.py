@@ -28,7 +28,8 @@ class Verdict:
     met : all objectives. objectives : as in a report; of the probe alone where that was enough to fail.
     over : by objective, the share of requests over its limit. beyond : requests over a limit, as a multiple of those
     that may be, for the worst objective. requests : simulated. mean_e2el : seconds.
-    busy_share : of the engines. throughput : requests/s.
+    token_seconds : in the KV cache while it decodes, of a request on average. busy_share : of the engines.
+    throughput : requests/s.
     """
 
     met: bool
@@ -37,6 +38,7 @@ class Verdict:
     beyond: float
     requests: int
     mean_e2el: float
+    token_seconds: float
     busy_share: float
     throughput: float
 
@@ -119,7 +121,9 @@ class Judge:
 def _verdict(result: Run, targets: Targets) -> Verdict:
     report = build_report(result, targets.slo)
     objectives = report["slo"]["objectives"]
-    over = targets.over(Finished(result), report["slo"]["goodput_of_offered"] or 0.0)
+    finished = Finished(result)
+    over = targets.over(finished, report["slo"]["goodput_of_offered"] or 0.0)
+    context = (result.table.prompt_tokens + result.table.output_tokens / 2)[finished.rows]
     busy = [share for pool in report["simulation"]["pools"] for share in pool["busy_share"]]
     return Verdict(
         met=all(objective["met"] for objective in objectives) and report["failed"] == 0,
@@ -128,6 +132,7 @@ def _verdict(result: Run, targets: Targets) -> Verdict:
         beyond=targets.beyond(over),
         requests=len(result.table),
         mean_e2el=(report["mean_e2el_ms"] or 0.0) / 1e3,
+        token_seconds=float((context * (finished.e2el - finished.ttft)).mean()) if len(finished) else 0.0,
         busy_share=float(np.mean(busy)) if busy else 0.0,
         throughput=report["request_throughput"] or 0.0,
     )

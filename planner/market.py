@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil, inf, sqrt
 from statistics import median
 
 from .candidates import Candidate, Rejected, fleet_plan
-from .fleet import Counts, Goal, Offer, Problem, Scenario
 from .judge import Verdict
 from .parallel import prefetch
-from .points import Capacity, Interval, Smooth
+from .points import Capacity, Interval, Isolated, Smooth, smooth_of
+from .problem import Counts, Goal, Offer, Problem, Scenario
+from .targets import misses_phase
 from .workload import Workload
 
+_LESS = 0.99  # of what a pool was thought to carry, after a miss
 _BURSTS = 0.8  # of its smooth rate that a replica is thought to carry under bursts, before any is measured
 
 
@@ -21,17 +23,29 @@ _BURSTS = 0.8  # of its smooth rate that a replica is thought to carry under bur
 class Known:
     """What is known of a candidate.
 
-    rates : requests/s by bucket that a replica gets done at best, SLO or not; 0 where the SLO excludes the bucket.
-    share : of the trace that a replica gets done within the limits at best. pooled : that it carries in a pool.
-    alone : replays of fleets of this type only, by replicas.
+    top : requests/s with a full queue. rates : the same by bucket, 0 where the SLO excludes the bucket.
+    resident : token-seconds in the KV cache by bucket, at least. rate : of the trace. probes : of the smooth rate.
+    pooled : share of the trace that a replica carries in a pool. alone : fleets of this type only, by replicas.
     """
 
     candidate: Candidate
+    top: float
     rates: list[float]
-    share: float
-    smooth: Smooth | None = None
+    resident: list[float]
+    rate: float
+    probes: dict[float, Verdict] = field(default_factory=dict)
     pooled: Interval | None = None
     alone: dict[int, Verdict] = field(default_factory=dict)
+
+    @property
+    def smooth(self) -> Smooth:
+        """What it carries without bursts, as far as it was asked."""
+        return smooth_of(self.probes, self.top)
+
+    @property
+    def share(self) -> float:
+        """Of the trace that a replica gets done within the limits at best."""
+        return min(self.top, self.smooth.good) / self.rate
 
     @property
     def served(self) -> list[int]:
@@ -61,45 +75,51 @@ class Market:
         """`capacity` comes with buckets; they are dropped where every candidate serves all of them or none."""
         self.goal = goal
         prefetch(capacity, [("alone", (candidate,)) for candidate in candidates])
-        reasons = {candidate.name: capacity.alone(candidate) for candidate in candidates}
-        if not any(None in mine and any(mine) for mine in reasons.values()):
+        isolated = {candidate.name: capacity.alone(candidate) for candidate in candidates}
+        if not any(0 < sum(i.missed is None for i in mine) < len(mine) for mine in isolated.values()):
+            shares = capacity.workload.shares
             capacity = replace(capacity, workload=Workload.of(capacity.workload.table, buckets=False))
-            reasons = {name: [None if None in mine else mine[0]] for name, mine in reasons.items()}
+            isolated = {name: [_together(mine, shares)] for name, mine in isolated.items()}
         self.capacity, self.workload, self.inventory = capacity, capacity.workload, capacity.inventory
+        self._bursts_of = dict.fromkeys(("prefill", "decode"), (0.0, inf))
+        self._pairs: dict[tuple[str, str], list[Isolated]] = {}
         self.rejected = [
-            Rejected(name, f"misses the SLO without any other request: {mine[0]}")
-            for name, mine in reasons.items()
-            if None not in mine
+            Rejected(name, f"misses the SLO without any other request: {mine[0].missed}")
+            for name, mine in isolated.items()
+            if all(i.missed for i in mine)
         ]
-        able = [candidate for candidate in candidates if None in reasons[candidate.name]]
+        able = [candidate for candidate in candidates if not all(i.missed for i in isolated[candidate.name])]
         prefetch(self.capacity, [("saturated", (candidate,)) for candidate in able])
-        self.known = {candidate.name: self._survey(candidate, reasons[candidate.name]) for candidate in able}
+        self.known = {candidate.name: self._survey(candidate, isolated[candidate.name]) for candidate in able}
 
-    def _survey(self, candidate: Candidate, reasons: list[str | None]) -> Known:
+    def _survey(self, candidate: Candidate, isolated: list[Isolated]) -> Known:
         """The first look: rates with a full queue."""
-        whole = self.capacity.saturated(candidate)
-        if len(reasons) == 1:
-            return Known(candidate, [whole], whole / self.workload.rate)
-        rates = [0.0 if reason else self.capacity.saturated(candidate, b) for b, reason in enumerate(reasons)]
-        return Known(candidate, rates, whole / self.workload.rate)
+        top = self.capacity.saturated(candidate)
+        rates = [top]
+        if len(isolated) > 1:
+            rates = [0.0 if i.missed else self.capacity.saturated(candidate, b) for b, i in enumerate(isolated)]
+        return Known(candidate, top, rates, [i.token_seconds for i in isolated], self.workload.rate)
 
-    def smoothen(self, names: Iterable[str]) -> bool:
-        """Measure what these carry within the SLO without bursts; False where all is known already."""
-        new = [self.known[name] for name in names if self.known[name].smooth is None]
-        prefetch(self.capacity, [("smooth", (known.candidate, known.served)) for known in new])
-        for known in new:
-            self._smoothen(known)
-        return bool(new)
+    def refine(self, names: Iterable[str]) -> bool:
+        """Try another smooth rate of each of these; False where all are known well enough."""
+        wanted = [(known, known.smooth.next) for known in map(self.known.__getitem__, names)]
+        points = [(known, (known.candidate, known.served, rate)) for known, rate in wanted if rate]
+        prefetch(self.capacity, [("at_rate", arguments) for _, arguments in points])
+        for known, arguments in points:
+            known.probes[arguments[2]] = self.capacity.at_rate(*arguments)
+        return bool(points)
 
-    def _smoothen(self, known: Known) -> None:
-        known.smooth = self.capacity.smooth(known.candidate, known.served)
-        known.share = min(known.share, known.smooth.good / self.workload.rate)
+    def smoothen(self, names: Iterable[str]) -> None:
+        """Measure what these carry within the SLO without bursts."""
+        names = list(names)
+        while self.refine(names):
+            pass
 
     def anchor(self, name: str) -> bool:
         """Find how many replicas of this type alone carry the trace, from the least that might; False where known."""
         known = self.known[name]
         most = known.candidate.most
-        if known.alone or not most:
+        if known.alone or not most or known.candidate.role != "mixed":
             return False
         low, high = min(known.least, most) - 1, min(known.least, most)
         while not self.replay(known, high).met and high < most:
@@ -107,7 +127,7 @@ class Market:
         while known.alone[high].met and high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if self.replay(known, middle).met else (middle, high)
-        if known.failed and known.needed and known.smooth and not self._bursts():
+        if known.failed and known.needed and not any(other.pooled for other in self.known.values()):
             known.pooled = self.capacity.pooled(known.candidate, known.failed, known.failed / known.needed)
         return True
 
@@ -120,20 +140,42 @@ class Market:
 
     def estimate(self, known: Known) -> float:
         """The share of the trace that a replica is thought to carry in a fleet."""
-        if known.smooth is None:
+        smooth = known.smooth
+        if smooth.next or not smooth.low:
             return known.share
-        thought = known.smooth.low / self.workload.rate * (self._bursts() or _BURSTS)
+        thought = smooth.low / self.workload.rate * self._bursts(known.candidate.role)
         most = 1 / known.failed if known.failed else known.share
         return min(max(thought, 1 / known.needed if known.needed else 0.0), most)
 
-    def _bursts(self) -> float:
-        """What the trace's bursts leave of a smooth rate, from the types where it was measured; 0 where none was."""
+    def _bursts(self, role: str) -> float:
+        """What the trace's bursts leave of a smooth rate: of pools, where one was measured; of roles, from replays."""
         seen = [
             sqrt(known.pooled.low * known.pooled.high) * self.workload.rate / known.smooth.low
             for known in self.known.values()
-            if known.pooled and known.smooth and known.smooth.low
+            if known.pooled and known.smooth.low
         ]
-        return median(seen) if seen else 0.0
+        low, high = self._bursts_of.get(role, (0.0, inf))
+        return min(max(median(seen) if seen else _BURSTS, low), high)
+
+    def learn(self, counts: Counts, verdict: Verdict) -> None:
+        """What a replay of prefill and decode replicas says of bursts: together they carried the trace, or did not."""
+        members = [(self.known[name], n) for name, n in counts.items()]
+        for role in self._bursts_of if any(known.candidate.role != "mixed" for known, _ in members) else ():
+            mine = sum(k.smooth.low * n for k, n in members if k.candidate.role in (role, "mixed")) / self.workload.rate
+            low, high = self._bursts_of[role]
+            if not mine:
+                continue
+            if verdict.met:
+                self._bursts_of[role] = max(low, 1 / mine), max(high, 1 / mine)
+            elif misses_phase(verdict.objectives, role):
+                self._bursts_of[role] = low, max(low, min(high, _LESS / mine))
+
+    def connect(self, routes: Iterable[tuple[str, ...]]) -> bool:
+        """Try pairs of prefill and decode replicas over the links between them; False where all are known."""
+        new = [route for route in routes if len(route) == 2 and route not in self._pairs]
+        for first, second in new:
+            self._pairs[first, second] = self.capacity.pair(self.known[first].candidate, self.known[second].candidate)
+        return bool(new)
 
     def problem(self, cuts: list[Counts], demand: float | None = None) -> Problem:
         """The program with what is known now: upper bounds, or estimates that sum to `demand` times the load."""
@@ -150,15 +192,24 @@ class Market:
             tuple(self._offer(known, demand) for known in self.known.values()), tuple(scenarios), stock, self.goal,
             inventory.budget_per_hour or inf, inventory.spare, inventory.electricity_per_kwh, cuts=tuple(cuts),
             robust=(inventory.uncertainty, inventory.uncertain_kinds), allowed=targets.allowed(),
+            closed=frozenset((pair, b) for pair, found in self._pairs.items() for b, i in enumerate(found) if i.missed),
         )  # fmt: skip
 
     def _offer(self, known: Known, demand: float | None) -> Offer:
-        c = known.candidate
+        c, smooth = known.candidate, known.smooth
         share = known.share if demand is None else self.estimate(known) / demand
-        kept = known.smooth.low / self.capacity.saturated(c) if known.smooth else 1.0
+        kept = smooth.low / known.top if smooth.low else 1.0
+        sent = [c.kv.request_bytes(round(tokens)) for tokens in self.workload.mean_prompts]
         return Offer(
             c.name, c.gpu, c.gpus, c.usd_per_hour, c.most, tuple(known.rates), share, self.estimate(known),
             tuple(rate * kept for rate in known.rates), group=c.pool.tensor_parallel_size, role=c.pool.role,
-            kv_tokens=float(c.kv_tokens),
-            idle_watts=c.idle_watts or 0.0, busy_watts=c.busy_watts or 0.0,
+            kv_tokens=float(c.kv_tokens), resident=tuple(known.resident),
+            kv_format=c.pool.kv_cache_dtype, kv_bytes=tuple(sent), idle_watts=c.idle_watts or 0.0,
+            busy_watts=c.busy_watts or 0.0, inside=c.inside, network=c.network,
         )  # fmt: skip
+
+
+def _together(isolated: list[Isolated], shares: Sequence[float]) -> Isolated:
+    """All buckets as one."""
+    seconds = sum(i.token_seconds * share for i, share in zip(isolated, shares, strict=True))
+    return Isolated(isolated[0].missed, seconds)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from .judge import Judge
 from .points import Capacity
 
-Point = tuple[Literal["alone", "saturated", "smooth"], tuple[Any, ...]]  # a method of `Capacity`, and its arguments
+Point = tuple[Literal["alone", "saturated", "at_rate"], tuple[Any, ...]]  # a method of `Capacity`, and its arguments
 
 _FEW = 4  # points for which starting processes does not pay
 

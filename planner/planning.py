@@ -19,7 +19,6 @@ from .cache import Cache
 from .candidates import Candidate, Rejected, find_candidates
 from .exhaustive import cheapest
 from .explain import explain
-from .fleet import Goal
 from .goodput import goodput_fleets
 from .intervals import intervals
 from .inventory import Inventory
@@ -28,6 +27,7 @@ from .market import Market
 from .pareto import pareto_front
 from .planfile import plan_of
 from .points import Capacity
+from .problem import Goal
 from .search import Found, Search, Tried
 from .stress import curve
 from .targets import Targets

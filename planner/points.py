@@ -9,12 +9,15 @@ Three rates of one replica:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import ceil, sqrt
+
+import numpy as np
 
 from ..configs.plan import Plan
 from ..configs.slo import SLO
+from ..traces.table import RequestTable
 from .candidates import Candidate, fleet_plan
 from .inventory import Inventory
 from .judge import Judge, Verdict
@@ -26,6 +29,8 @@ _DOUBT = 1.02  # on a rate from a sample that stands for the trace
 _CLOSE = 1.06  # ratio at which bisection ends
 _SLOWEST = 1 / 256  # of the saturated rate: who cannot carry that carries nothing
 _ALONE = 100  # requests of the test for isolated latency, one at a time
+_HELPERS = 64  # prefill replicas that feed a decode replica under test
+_NO_LIMIT = 1e15  # bytes/s
 
 
 @dataclass(frozen=True)
@@ -37,45 +42,68 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Isolated:
+    """missed : what requests of a bucket miss without any other request, None where they keep the SLO.
+
+    token_seconds : that one of them takes in the KV cache while it decodes, on average.
+    """
+
+    missed: str | None
+    token_seconds: float
+
+
+@dataclass(frozen=True)
 class Smooth:
-    """Requests/s of a replica under evenly spaced arrivals.
+    """Requests/s of a replica under evenly spaced arrivals, as far as is known.
 
     low, high : the SLO holds at `low` and not at `high`. good : no load gets more requests through within their limits;
     it is above `high`, since other replicas can make up for some misses. seconds : that a request stays at `low`.
+    next : the rate to try next, None where the interval is narrow enough.
     """
 
     low: float
     high: float
     good: float
     seconds: float
+    next: float | None
 
 
 @dataclass
 class Capacity:
-    """Measures candidates on a workload, each point once."""
+    """Measures candidates on a workload, each point once.
+
+    A replica of one role is judged by its own phase: of a prefill replica only first tokens are asked, and a decode
+    replica gets its requests from more prefill replicas than it needs, over links without limit.
+    """
 
     inventory: Inventory
     workload: Workload
     targets: Targets
     judge: Judge
 
-    def alone(self, candidate: Candidate) -> list[str | None]:
-        """By bucket: why its requests would break the SLO even with a replica for each of them, or None.
+    def alone(self, candidate: Candidate) -> list[Isolated]:
+        """By bucket, how its requests fare with a replica for each of them."""
+        return self._isolated(self._plan(candidate), candidate.role)
 
-        They do where they miss so often that all other requests together cannot make up for it.
-        """
-        reasons: list[str | None] = []
+    def pair(self, prefill: Candidate, decode: Candidate) -> list[Isolated]:
+        """The same for a prefill and a decode replica and the links between them."""
+        return self._isolated(fleet_plan(self.inventory, {prefill.pool: 1, decode.pool: 1}), "mixed")
+
+    def _isolated(self, plan: Plan, role: str) -> list[Isolated]:
+        """A bucket breaks the SLO where it misses so often that all other requests cannot make up for it."""
+        found = []
         for bucket, share in enumerate(self.workload.shares):
-            table = evenly(self.workload.spread(bucket, ceil(_ALONE * share)), 1e-4)
-            verdict = self.judge.sample(self._plan(candidate, 1), table, self.targets.local(len(table)))
+            table = _phase(evenly(self.workload.spread(bucket, ceil(_ALONE * share)), 1e-4), role)
+            verdict = self.judge.sample(plan, table, self.targets.phase(role, len(table)))
             hopeless = not verdict.met and (verdict.beyond * share > 1 or verdict.beyond <= 1)
-            reasons.append(verdict.missed if hopeless else None)
-        return reasons
+            found.append(Isolated(verdict.missed if hopeless else None, verdict.token_seconds))
+        return found
 
     def saturated(self, candidate: Candidate, bucket: int | None = None) -> float:
         """Requests/s of one replica with a full queue; from two amounts of work, so that ends do not count."""
         table = self.workload.sample(self.judge.seed, None if bucket is None else [bucket])
-        plan, anything = self._plan(candidate, 1), Targets(SLO({}, {}, ()), len(table))
+        table = _phase(table, candidate.role)
+        plan, anything = self._plan(candidate), Targets(SLO({}, {}, ()), len(table))
         few, many = len(table) // 3, len(table)
         times = []
         for requests in (few, many):
@@ -83,30 +111,18 @@ class Capacity:
             times.append(requests / verdict.throughput)
         return (many - few) / max(times[1] - times[0], 1e-9)
 
-    def smooth(self, candidate: Candidate, served: Sequence[int]) -> Smooth:
-        """What one replica carries without bursts; `served` are the buckets whose requests come."""
-        table = self.workload.sample(self.judge.seed, served)
-        plan, targets = self._plan(candidate, 1), self.targets.local(len(table))
-        top = self.saturated(candidate)
-        seen: dict[float, Verdict] = {}
-
-        def carries(rate: float) -> bool:
-            seen[rate] = self.judge.sample(plan, evenly(table, rate), targets)
-            return seen[rate].met
-
-        interval = largest(carries, top)
-        for factor in _BEYOND:  # how fast it goes down from there
-            if interval.high * factor < top:
-                carries(interval.high * factor)
-        stays = seen[interval.low if interval.low in seen else min(seen)].mean_e2el
-        return Smooth(interval.low, interval.high, _most_good(seen, top) * _DOUBT, stays)
+    def at_rate(self, candidate: Candidate, served: Sequence[int], rate: float) -> Verdict:
+        """One replica under evenly spaced requests of some buckets."""
+        table = _phase(self.workload.sample(self.judge.seed, served), candidate.role)
+        targets = self.targets.phase(candidate.role, len(table))
+        return self.judge.sample(self._plan(candidate), evenly(table, rate), targets)
 
     def pooled(self, candidate: Candidate, replicas: int, low: float) -> Interval:
         """The share of the trace that each of so many replicas carries within the SLO, `low` of them together at least.
 
         Together they do not carry the whole trace.
         """
-        plan, table = self._plan(candidate, replicas), self.workload.table
+        plan, table = fleet_plan(self.inventory, {candidate.pool: replicas}), self.workload.table
 
         def carries(share: float) -> bool:
             part = thinned(table, share, self.judge.seed)
@@ -115,8 +131,35 @@ class Capacity:
         share = largest(carries, 1.0, low, close=1.1)
         return Interval(share.low / replicas, share.high / replicas)
 
-    def _plan(self, candidate: Candidate, replicas: int) -> Plan:
-        return fleet_plan(self.inventory, {candidate.pool: replicas})
+    def _plan(self, candidate: Candidate) -> Plan:
+        """One replica, with all that it needs to be judged by its role."""
+        if candidate.role != "decode":
+            return fleet_plan(self.inventory, {replace(candidate.pool, role="mixed"): 1})
+        helper = replace(candidate.pool, name="helpers", role="prefill")
+        free = {"bandwidth": _NO_LIMIT, "latency": 0.0}
+        return fleet_plan(self.inventory, {helper: _HELPERS, candidate.pool: 1}, links={"link": free, "network": free})
+
+
+def _phase(table: RequestTable, role: str) -> RequestTable:
+    """What a role sees of the requests: without the other one, a prompt ends with its first token."""
+    return replace(table, output_tokens=np.ones_like(table.output_tokens)) if role == "prefill" else table
+
+
+def smooth_of(seen: Mapping[float, Verdict], top: float) -> Smooth:
+    """What verdicts by rate say of a replica that gets `top` requests/s done with a full queue.
+
+    The next rate lies halfway, in ratio, between what holds and what does not; then two loads beyond, which tell how
+    fast it goes down from there.
+    """
+    high = min((rate for rate, verdict in seen.items() if not verdict.met), default=top)
+    low = max((rate for rate, verdict in seen.items() if verdict.met and rate < high), default=0.0)
+    least = _SLOWEST * top
+    following: float | None = sqrt(low * high) if low else max(high / 2, least)
+    if high <= (low or least) * _CLOSE:
+        beyond = (high * factor for factor in _BEYOND)
+        following = next((r for r in beyond if r < top and not any(r <= other < 1.1 * r for other in seen)), None)
+    stays = seen[low or min(seen)].mean_e2el if seen else 1.0
+    return Smooth(low, high, _most_good(seen, top) * _DOUBT, stays, following)
 
 
 def largest(carries: Callable[[float], bool], top: float, low: float = 0.0, close: float = _CLOSE) -> Interval:
@@ -133,7 +176,7 @@ def largest(carries: Callable[[float], bool], top: float, low: float = 0.0, clos
     return Interval(low, high)
 
 
-def _most_good(seen: dict[float, Verdict], top: float) -> float:
+def _most_good(seen: Mapping[float, Verdict], top: float) -> float:
     """An upper bound on the requests/s within each objective's limit, from loads that were tried.
 
     Misses grow with the load: between two loads that were tried, no load gets more through than the greater one would

@@ -16,11 +16,12 @@ from math import inf
 from typing import Any
 
 from .candidates import Candidate, Rejected
-from .fleet import Counts, Fleet, Problem, balance, solve_fleet
+from .fleet import Fleet, balance, solve_fleet
 from .judge import Verdict
 from .market import Market
 from .milp import Outcome, relative_gap
 from .planfile import Routing, plan_of, values_of
+from .problem import Counts, Problem
 
 _STEP = 1e-6  # share of the price by which a cheaper fleet must be cheaper
 _HOPELESS = 0.85  # of the load, or of what the best fleet is thought to carry: less is not replayed
@@ -128,7 +129,7 @@ class Search:
 
     def _learn(self, answer: Fleet) -> bool:
         """Measure types that `answer` uses; False where nothing is left to measure."""
-        if self.market.smoothen(answer.counts):
+        if self.market.refine(answer.counts) or self.market.connect(answer.routes):
             return True
         for name in answer.counts:
             known = self.market.known[name]
@@ -186,8 +187,7 @@ class Search:
         """The plan of a fleet, with its load balanced over its types."""
         market, members = self.market, self._members(counts)
         routing: Routing = balance(self.problem(), counts, self.solver) if len(members) > 1 else ()
-        smooth = {c.name: market.known[c.name].smooth for c in members}
-        seconds = {name: point.seconds if point else 1.0 for name, point in smooth.items()}
+        seconds = {c.name: market.known[c.name].smooth.seconds for c in members}
         return values_of(market.inventory, members, routing, market.workload.bounds, seconds)
 
     def _members(self, counts: Counts) -> dict[Candidate, int]:
@@ -201,6 +201,7 @@ class Search:
     def _note(self, counts: Counts, verdict: Verdict, values: dict[str, Any] | None = None) -> Tried:
         members, busy = self._members(counts), verdict.busy_share
         usd = sum(c.usd_per_hour * n for c, n in members.items())
+        self.market.learn(counts, verdict)
         tried = Tried(
             counts, usd, _watts(members, busy), self._price(members, busy), verdict, values or self.values(counts)
         )

@@ -11,6 +11,7 @@ from ..errors import InputError
 from ..sim.metrics import Finished
 
 _BEYOND = 5  # requests that must lie beyond a percentile before it says anything
+_PHASES = {"prefill": ("ttft",), "decode": ("tpot", "itl")}  # what a role can be judged by, without the other one
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,22 @@ class Targets:
     def local(self, requests: int) -> Targets:
         """The objectives on latency and goodput, for a part of the trace. Parts that each keep them do so together."""
         return Targets(replace(self.slo, objectives=tuple(o for o in self.slo.objectives if _per_request(o))), requests)
+
+    def phase(self, role: str, requests: int) -> Targets:
+        """Those of `local` that a replica of this role must keep; whoever breaks them breaks the SLO in any fleet."""
+        local = self.local(requests)
+        if role not in _PHASES:
+            return local
+
+        def kept(limits: dict[str, float]) -> dict[str, float]:
+            return {metric: limit for metric, limit in limits.items() if metric in _PHASES[role]}
+
+        limits = kept(local.slo.limits)
+        objectives = tuple(
+            o for o in local.slo.objectives if o.metric in _PHASES[role] or (o.metric == "goodput" and limits)
+        )
+        classes = {name: kept(own) for name, own in local.slo.classes.items()}
+        return replace(local, slo=SLO(limits, classes, objectives))
 
     def scaled(self, factor: float) -> Targets:
         """All limits of latency `factor` times as long."""
@@ -100,6 +117,11 @@ def _share(objective: Objective) -> float:
     if objective.metric == "goodput":
         return objective.limit
     return {"median": 0.5, "p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}.get(objective.statistic, 0.0)
+
+
+def misses_phase(objectives: Sequence[dict[str, object]], role: str) -> bool:
+    """Whether an objective of a verdict was missed that this role is judged by."""
+    return any(not o["met"] and str(o["objective"]).split()[0] in (*_PHASES[role], "goodput") for o in objectives)
 
 
 def describe(verdicts: Sequence[dict[str, object]]) -> str:

@@ -53,6 +53,13 @@ class Workload:
         return float(self.table.arrival[-1] - self.table.arrival[0])
 
     @property
+    def mean_prompts(self) -> list[float]:
+        """Prompt tokens on average, by bucket."""
+        sums = np.bincount(self.bucket, self.table.prompt_tokens, len(self.shares))
+        means: list[float] = (sums / np.maximum(np.bincount(self.bucket, minlength=len(self.shares)), 1)).tolist()
+        return means
+
+    @property
     def rate(self) -> float:
         """Requests/s on average."""
         return len(self.table) / self.span if self.span else float("inf")

@@ -132,6 +132,8 @@ class Handoff:
                 if request.prompt_tokens - decode.cached_tokens(request) <= spec.local_prefill_tokens:
                     return decode
             first = replicas[self._router.route(request, seen) if len(replicas) > 1 else 0]
+            if spec.keep_mixed and first.role == "mixed":
+                return first
             if spec.choose == "hand_off":
                 decode = None
         if first is not decode:

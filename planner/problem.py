@@ -1,0 +1,110 @@
+"""A planning problem in numbers: kinds of replicas, the load, what there is, and the ways through a fleet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf
+from typing import Literal
+
+Goal = Literal["cost", "energy"]
+Aim = Literal["price", "promise", "served"]
+Counts = dict[str, int]  # replicas by offer
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A kind of replica, in numbers.
+
+    gpu, gpus : what a replica takes; group : GPUs that must share a node. usd_per_hour, idle_watts, busy_watts : of a
+    replica. rates : requests/s of each bucket that a replica gets done at best; 0 where the SLO excludes the bucket.
+    share : of the whole trace that a replica carries at best, within the SLO; estimate : that it is thought to carry.
+    within : rates that the SLO leaves of `rates`, to balance the load by.
+    kv_tokens : room of a replica.
+    resident : token-seconds in the KV cache that a request of each bucket takes at least.
+    role : "prefill" and "decode" replicas serve a request together, with one `kv_format`. kv_bytes : of a request's
+    prompt, by bucket.
+    inside, network : bytes/s of KV cache in or out, within a node and beyond.
+    """
+
+    name: str
+    gpu: str
+    gpus: int
+    usd_per_hour: float
+    most: int
+    rates: tuple[float, ...]
+    share: float
+    estimate: float = 0.0
+    within: tuple[float, ...] = ()
+    group: int = 1
+    role: Literal["mixed", "prefill", "decode"] = "mixed"
+    kv_tokens: float = inf
+    resident: tuple[float, ...] = ()
+    idle_watts: float = 0.0
+    busy_watts: float = 0.0
+    kv_format: str = ""
+    kv_bytes: tuple[float, ...] = ()
+    inside: float = 0.0
+    network: float = inf
+
+    def joules(self, bucket: int) -> float:
+        """Joules above idling for a request of a bucket."""
+        return (self.busy_watts - self.idle_watts) / self.rates[bucket]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Load that must be done in some seconds. arrivals : requests by bucket; `allowed` of them may fail."""
+
+    name: str
+    seconds: float
+    arrivals: tuple[float, ...]
+    allowed: float = 0.0
+
+
+@dataclass(frozen=True)
+class Problem:
+    """goal : what a fleet's price is: USD an hour with electricity, or watts.
+
+    scenarios : the first is the whole trace. stock : GPUs and GPUs a node, by kind. zones : by kind; KV cache moves
+    within a zone, or over `links`: bytes/s from zone to zone. closed : pairs of offers with a bucket that they cannot
+    serve. cuts : fleets that missed the SLO: something must be added.
+    allowed : share of the requests that may miss their limits.
+    robust : share by which capacities may fall short, for so many offers at once (Bertsimas and Sim, 2004).
+    """
+
+    offers: tuple[Offer, ...]
+    scenarios: tuple[Scenario, ...]
+    stock: Mapping[str, tuple[int, int]]
+    goal: Goal = "cost"
+    budget: float = inf
+    spare: int = 0
+    electricity_per_kwh: float = 0.0
+    zones: Mapping[str, str] = field(default_factory=dict)
+    links: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    closed: frozenset[tuple[tuple[str, ...], int]] = frozenset()
+    cuts: tuple[Counts, ...] = ()
+    robust: tuple[float, int] = (0.0, 0)
+    allowed: float = 0.0
+
+
+def routes_of(offers: Sequence[Offer], problem: Problem) -> list[tuple[int, ...]]:
+    """Ways through the fleet: one mixed replica, or a prefill and a decode replica that some link connects."""
+    by_role = {role: [i for i, o in enumerate(offers) if o.role == role] for role in ("mixed", "prefill", "decode")}
+    pairs = [(p, d) for p in by_role["prefill"] for d in by_role["decode"] if bandwidth(problem, offers[p], offers[d])]
+    return [*((i,) for i in by_role["mixed"]), *pairs]
+
+
+def bandwidth(problem: Problem, source: Offer, target: Offer) -> float:
+    """Bytes/s of KV cache between two replicas at best; 0 where no link connects them."""
+    a, b = (problem.zones.get(offer.gpu, "") for offer in (source, target))
+    if a != b and not problem.links.get((a, b)):
+        return 0.0
+    beyond = min(source.network, target.network)
+    return max(beyond, source.inside) if source.gpu == target.gpu else beyond
+
+
+def serves(problem: Problem, route: Sequence[Offer], bucket: int) -> bool:
+    """Whether a bucket's requests keep the SLO that way."""
+    closed = (tuple(offer.name for offer in route), bucket) in problem.closed
+    return not closed and all(offer.rates[bucket] > 0 for offer in route)
