@@ -23,15 +23,17 @@ def fleets(search: Search) -> list[Counts]:
         raise InputError("--exhaustive", found, f"at most {LARGEST:,}: fewer GPUs, sizes or settings in the inventory")
     stock = {gpu: stock.count for gpu, stock in market.inventory.gpus.items()}
 
-    def affordable() -> Iterator[tuple[float, Counts]]:
+    def possible() -> Iterator[tuple[float, Counts]]:
         for numbers in product(*(range(c.most + 1) for c in candidates)):
             members = [(c, n) for c, n in zip(candidates, numbers, strict=True) if n]
             used = {gpu: sum(c.gpus * n for c, n in members if c.gpu == gpu) for gpu in stock}
             usd = sum(c.usd_per_hour * n for c, n in members)
-            if members and usd <= (market.inventory.budget_per_hour or inf) and all(used[g] <= stock[g] for g in stock):
-                yield usd, {c.name: n for c, n in members}
+            counts = {c.name: n for c, n in members}
+            affordable = usd <= (market.inventory.budget_per_hour or inf)
+            if affordable and search.complete(counts) and all(used[gpu] <= stock[gpu] for gpu in stock):
+                yield usd, counts
 
-    return [counts for _, counts in sorted(affordable(), key=lambda pair: (pair[0], sorted(pair[1].items())))]
+    return [counts for _, counts in sorted(possible(), key=lambda pair: (pair[0], sorted(pair[1].items())))]
 
 
 def cheapest(search: Search) -> Tried | None:

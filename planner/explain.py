@@ -48,7 +48,7 @@ def _fewer(best: Tried, search: Search) -> list[str]:
     lines = []
     for name, n in best.counts.items():
         fewer = {key: value for key, value in {**best.counts, name: n - 1}.items() if value}
-        if fewer:
+        if search.complete(fewer):
             lines.append(f"without one {name} it misses {search.attempt(fewer).verdict.missed}")
     return lines
 

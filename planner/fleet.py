@@ -15,20 +15,20 @@ from math import inf
 from typing import Any
 
 from .milp import Outcome, Program, total
-from .problem import Aim, Counts, Offer, Problem, Scenario, bandwidth, routes_of, serves
+from .problem import Aim, Counts, Offer, Problem, Scenario, bandwidth, pairs_of, phases_of
+from .promise import add_promise
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """A solution. counts, routes : offers in use, and ways through them. price : as the goal has it.
+    """A solution. counts : offers in use. pairs : of them that hand requests over. price : as the goal has it.
 
-    promise : share of the load that it is thought to carry. served : that it serves in the model, 1 unless that was
-    the aim.
+    promise : share of the load that it is thought to carry, served : that it serves in the model; 1 unless asked for.
     """
 
     outcome: Outcome
     counts: Counts
-    routes: tuple[tuple[str, ...], ...]
+    pairs: tuple[tuple[str, str], ...]
     usd_per_hour: float
     watts: float
     price: float
@@ -38,14 +38,16 @@ class Fleet:
 
 def solve_fleet(
     problem: Problem, aim: Aim = "price", *, solver: str, time_limit: float = 20.0, most: float = inf,
-    avoid: Sequence[Counts] = (), relaxed: bool = False,
+    promised: float = 0.0, avoid: Sequence[Counts] = (), relaxed: bool = False,
 ) -> Fleet | Outcome:  # fmt: skip
     """The best fleet, or the outcome without one.
 
-    aim : the least price; or the largest promise at a price of `most`; or the largest share of the load served.
+    aim : the least price; the largest promise at a price of `most`; the same of fleets that need not serve all of the
+    load ("goodput"); or the largest share of the load that could be served at all.
+    promised : load that it must be thought to carry, as a multiple of the trace's.
     avoid : fleets that shall not come again, neither bad nor good.
     """
-    model = _Model(problem, aim)
+    model = _Model(problem, aim, promised)
     if most < inf:
         model.program.require(model.price <= most, "most")
     for counts in problem.cuts:
@@ -56,80 +58,53 @@ def solve_fleet(
     return outcome if outcome.value is None else model.fleet(outcome)
 
 
-def balance(problem: Problem, counts: Counts, solver: str) -> tuple[dict[tuple[str, ...], float], ...]:
-    """How to route the whole trace over a given fleet so that the busiest offer is as little busy as can be.
-
-    By bucket, the share of each offer or (prefill, decode) pair. Where it makes no difference, every offer gets its
-    share of every bucket.
-    """
-    offers = [offer for offer in problem.offers if counts.get(offer.name)]
-    routes, scenario = routes_of(offers, problem), problem.scenarios[0]
-    program = Program("balance")
-    peak, busy = program.number("peak"), [[] for _ in offers]  # type: tuple[Any, list[list[Any]]]
-    usual = {r: program.number(f"usual_{r}", 0, 1) for r in range(len(routes))}
-    shares: list[dict[int, Any]] = []
-    uneven = []
-    for b, arrivals in enumerate(scenario.arrivals):
-        able = [r for r, route in enumerate(routes) if serves(problem, [offers[i] for i in route], b)]
-        shares.append({r: program.number(f"x_{b}_{r}", 0, 1) for r in able})
-        program.require(total(shares[b].values()) == bool(able), f"served_{b}")
-        for r, x in shares[b].items():
-            off = program.number(f"off_{b}_{r}")
-            program.require(off >= x - usual[r], f"more_{b}_{r}")
-            program.require(off >= usual[r] - x, f"less_{b}_{r}")
-            uneven.append(off)
-            for i in routes[r]:
-                busy[i].append(arrivals / (offers[i].within or offers[i].rates)[b] * x)
-    for i, offer in enumerate(offers):
-        program.require(total(busy[i]) <= scenario.seconds * counts[offer.name] * peak, f"busy_{i}")
-    program.aim([peak, 1e-3 * total(uneven)])
-    values = program.solve(solver).values
-    return tuple(
-        {tuple(offers[i].name for i in routes[r]): values[x.name] for r, x in mine.items() if values[x.name] > 1e-9}
-        for mine in shares
-    )
-
-
 class _Model:
-    def __init__(self, problem: Problem, aim: Aim) -> None:
+    def __init__(self, problem: Problem, aim: Aim, promised: float) -> None:
         self.problem = problem
         self.program = Program("fleet", maximize=aim != "price")
         self.counts = {o.name: self.program.count(f"n_{i}", 0, o.most) for i, o in enumerate(problem.offers)}
-        self.served = self.program.number("served", 0, 1) if aim == "served" else 1.0
-        self.routes = routes_of(problem.offers, problem)
+        self.number = {offer.name: i for i, offer in enumerate(problem.offers)}
+        self.served = self.program.number("served", 0, 1) if aim == "served" else float(aim != "goodput")
+        self.phases = phases_of(problem.offers)
         self.loads = [self._serve(w, scenario) for w, scenario in enumerate(problem.scenarios)]
+        self.moved = self._move_kv()
         self._stock()
         self._one_kv_format()
         self._carry()
-        self._move_kv()
         usd, watts = total(o.usd_per_hour * self.counts[o.name] for o in problem.offers), self._power()
         if problem.budget < inf:
             self.program.require(usd <= problem.budget, "budget")
         self.price = watts if problem.goal == "energy" else usd + problem.electricity_per_kwh / 1e3 * watts
-        aims = {"price": lambda: self.price, "promise": self._promise, "served": lambda: self.served}
-        self.program.aim([aims[aim]()])
+        self.load = 0.0
+        if promised or aim in ("promise", "goodput"):
+            self.load = add_promise(self.program, problem, self.counts)[0]
+            self.program.require(self.load >= promised, "promised")
+        if aim == "goodput":
+            self.program.require(self.load <= 1, "all")
+        aims = {"price": self.price, "promise": self.load, "goodput": self.load, "served": self.served}
+        self.program.aim([aims[aim]])
 
     def _serve(self, w: int, scenario: Scenario) -> list[dict[int, Any]]:
-        """Route a scenario's requests; returns, by bucket, the amount on each route."""
-        problem, buckets = self.problem, range(len(scenario.arrivals))
-        amounts: list[dict[int, Any]] = []
+        """Give a scenario's requests to replicas, in each phase; returns, by bucket, the amount of each offer."""
+        offers, buckets = self.problem.offers, range(len(scenario.arrivals))
+        amounts = [
+            {i: self.program.number(f"x_{w}_{b}_{i}") for i, o in enumerate(offers) if o.rates[b] > 0} for b in buckets
+        ]
         shed = [self.program.number(f"shed_{w}_{b}", 0, scenario.arrivals[b]) for b in buckets]
-        for b in buckets:
-            able = [r for r, way in enumerate(self.routes) if serves(problem, [problem.offers[i] for i in way], b)]
-            amounts.append({r: self.program.number(f"x_{w}_{b}_{r}") for r in able})
-            self.program.require(
-                total(amounts[b].values()) + shed[b] >= scenario.arrivals[b] * self.served, f"load_{w}_{b}"
-            )
         self.program.require(total(shed) <= scenario.allowed, f"allowed_{w}")
-        for i, offer in enumerate(problem.offers):
-            mine = [(b, x) for b in buckets for r, x in amounts[b].items() if i in self.routes[r]]
-            busy = total(1 / offer.rates[b] * x for b, x in mine)
+        for phase, mine in self.phases.items():
+            able = {self.number[offer.name] for offer in mine}
+            for b in buckets:
+                done = total(x for i, x in amounts[b].items() if i in able)
+                self.program.require(done + shed[b] >= scenario.arrivals[b] * self.served, f"load_{w}_{b}_{phase}")
+        for i, offer in enumerate(offers):
+            own = [(b, amounts[b][i]) for b in buckets if i in amounts[b]]
+            busy = total(1 / offer.rates[b] * x for b, x in own)
             self.program.require(busy <= scenario.seconds * self.counts[offer.name], f"busy_{w}_{i}")
-            if offer.resident and offer.kv_tokens < inf:
-                held = total(offer.resident[b] * x for b, x in mine)  # Little's law
-                self.program.require(
-                    held <= scenario.seconds * offer.kv_tokens * self.counts[offer.name], f"kv_{w}_{i}"
-                )
+            if offer.kv_tokens < inf and any(offer.resident):
+                held = total(offer.resident[b] * x for b, x in own)  # Little's law
+                room = scenario.seconds * offer.kv_tokens * self.counts[offer.name]
+                self.program.require(held <= room, f"kv_{w}_{i}")
         return amounts
 
     def _stock(self) -> None:
@@ -171,23 +146,13 @@ class _Model:
         for i, offer in enumerate(self.problem.offers if self.problem.spare else ()):
             used = self.program.count(f"used_{i}", 0, 1)
             self.program.require(self.counts[offer.name] <= offer.most * used, f"used_{i}")
-        for phase, offers in self._phases().items():
+        for phase, offers in self.phases.items():
             carried = total(o.share * self.counts[o.name] for o in offers) - self._shortfall(phase, offers)
             self.program.require(carried >= needed, f"carried_{phase}")
             for offer in offers if self.problem.spare else ():
-                used = self.program.variables[f"used_{self.problem.offers.index(offer)}"]
-                self.program.require(
-                    carried - self.problem.spare * offer.share * used >= needed, f"spare_{phase}_{used.name}"
-                )
-
-    def _phases(self) -> dict[str, list[Offer]]:
-        """The replicas that compute prompts, and those that decode; one and the same where there are no roles."""
-        offers = self.problem.offers
-        if all(offer.role == "mixed" for offer in offers):
-            return {"all": list(offers)}
-        return {
-            "prefill": [o for o in offers if o.role != "decode"], "decode": [o for o in offers if o.role != "prefill"]
-        }  # fmt: skip
+                i = self.number[offer.name]
+                lost = self.problem.spare * offer.share * self.program.variables[f"used_{i}"]
+                self.program.require(carried - lost >= needed, f"spare_{phase}_{i}")
 
     def _shortfall(self, phase: str, offers: Sequence[Offer]) -> Any:
         """What so many offers at once may carry less than thought (the dual of the adversary's choice of them)."""
@@ -202,36 +167,41 @@ class _Model:
             beyond.append(over)
         return at_once * most + total(beyond)
 
-    def _promise(self) -> Any:
-        """The share of the load that the fleet is thought to carry: in the phase where that is less."""
-        phases = [total(o.estimate * self.counts[o.name] for o in offers) for offers in self._phases().values()]
-        if len(phases) == 1:
-            return phases[0]
-        promise = self.program.number("promise")
-        for i, carried in enumerate(phases):
-            self.program.require(promise <= carried, f"promise_{i}")
-        return promise
+    def _move_kv(self) -> dict[tuple[int, int, int], Any]:
+        """KV cache from prefill to decode replicas, through their networks and the links between zones.
 
-    def _move_kv(self) -> None:
-        """KV cache from prefill to decode replicas, through their networks and the links between zones."""
-        problem, scenario = self.problem, self.problem.scenarios[0]
+        Returns the requests of the whole trace by bucket, prefill and decode offer.
+        """
+        problem, pairs = self.problem, pairs_of(self.problem)
+        moved: dict[tuple[int, int, int], Any] = {}
         busy: dict[int, list[Any]] = {}  # seconds of sending and receiving, by offer
         through: dict[tuple[str, str], list[Any]] = {}
         for b, amounts in enumerate(self.loads[0]):
-            for r, x in amounts.items():
-                if len(self.routes[r]) == 2:
-                    source, target = (problem.offers[i] for i in self.routes[r])
-                    sent = source.kv_bytes[b] * x
-                    for i in self.routes[r]:
-                        busy.setdefault(i, []).append(1 / bandwidth(problem, source, target) * sent)
-                    zones = problem.zones.get(source.gpu, ""), problem.zones.get(target.gpu, "")
-                    if zones in problem.links:
-                        through.setdefault(zones, []).append(sent)
-        for i, seconds in busy.items():
-            room = scenario.seconds * self.counts[problem.offers[i].name]
-            self.program.require(total(seconds) <= room, f"network_{i}")
-        for pair, moved in through.items():
-            self.program.require(total(moved) <= scenario.seconds * problem.links[pair], f"link_{pair[0]}_{pair[1]}")
+            open_pairs = [(p, d) for p, d in pairs if p in amounts and d in amounts and self._open(p, d, b)]
+            flows = {(p, d): self.program.number(f"kv_{b}_{p}_{d}") for p, d in open_pairs}
+            for i, x in amounts.items():
+                if problem.offers[i].role != "mixed":
+                    mine = total(flow for pair, flow in flows.items() if i in pair)
+                    self.program.require(mine == x, f"moved_{b}_{i}")
+            for (p, d), flow in flows.items():
+                moved[b, p, d] = flow
+                source, target = problem.offers[p], problem.offers[d]
+                sent = source.kv_bytes[b] * flow
+                for i in (p, d):
+                    busy.setdefault(i, []).append(1 / bandwidth(problem, source, target) * sent)
+                zones = problem.zones.get(source.gpu, ""), problem.zones.get(target.gpu, "")
+                if zones in problem.links:
+                    through.setdefault(zones, []).append(sent)
+        seconds = problem.scenarios[0].seconds
+        for i, used in busy.items():
+            self.program.require(total(used) <= seconds * self.counts[problem.offers[i].name], f"network_{i}")
+        for zones, sent in through.items():
+            self.program.require(total(sent) <= seconds * problem.links[zones], "link_{}_{}".format(*zones))
+        return moved
+
+    def _open(self, prefill: int, decode: int, bucket: int) -> bool:
+        pair = self.problem.offers[prefill].name, self.problem.offers[decode].name
+        return (pair, bucket) not in self.problem.closed
 
     def _power(self) -> Any:
         """Watts on average: what idles, and what the work adds."""
@@ -239,7 +209,7 @@ class _Model:
         offers = self.problem.offers
         terms = [offer.idle_watts * self.counts[offer.name] for offer in offers]
         for b, amounts in enumerate(self.loads[0]):
-            terms += [offers[i].joules(b) / scenario.seconds * x for r, x in amounts.items() for i in self.routes[r]]
+            terms += [offers[i].joules(b) / scenario.seconds * x for i, x in amounts.items()]
         return total(terms)
 
     def more_than(self, counts: Counts) -> None:
@@ -279,18 +249,18 @@ class _Model:
     def fleet(self, outcome: Outcome) -> Fleet:
         """The solution, read back."""
         problem, offers = self.problem, self.problem.offers
-        value = {offer: round(outcome.values[f"n_{i}"]) for i, offer in enumerate(offers)}
-        usd = sum(offer.usd_per_hour * n for offer, n in value.items())
-        watts = sum(offer.idle_watts * n for offer, n in value.items()) + sum(
+        value = [round(outcome.values[f"n_{i}"]) for i in range(len(offers))]
+        usd = sum(offer.usd_per_hour * n for offer, n in zip(offers, value, strict=True))
+        watts = sum(offer.idle_watts * n for offer, n in zip(offers, value, strict=True)) + sum(
             offers[i].joules(b) / problem.scenarios[0].seconds * outcome.values[x.name]
-            for b, amounts in enumerate(self.loads[0]) for r, x in amounts.items() for i in self.routes[r]
+            for b, amounts in enumerate(self.loads[0]) for i, x in amounts.items()
         )  # fmt: skip
         price = watts if problem.goal == "energy" else usd + problem.electricity_per_kwh / 1e3 * watts
-        promise = min(sum(o.estimate * value[o] for o in offers) for offers in self._phases().values())
-        counts = {offer.name: n for offer, n in value.items() if n}
-        used = {r for amounts in self.loads[0] for r, x in amounts.items() if outcome.values[x.name] > 1e-6}
-        routes = tuple(tuple(offers[i].name for i in self.routes[r]) for r in sorted(used))
-        return Fleet(outcome, counts, routes, usd, watts, price, promise, outcome.values.get("served", 1.0))
+        counts = {offer.name: n for offer, n in zip(offers, value, strict=True) if n}
+        pairs = {(p, d) for (_, p, d), flow in self.moved.items() if outcome.values[flow.name] > 1e-6}
+        names = tuple((offers[p].name, offers[d].name) for p, d in sorted(pairs))
+        promise, served = (outcome.values.get(name, 1.0) for name in ("load", "served"))
+        return Fleet(outcome, counts, names, usd, watts, price, promise, served)
 
 
 def _chain(sizes: Sequence[int]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from .fleet import Fleet, solve_fleet
+from .milp import Outcome
 from .planfile import plan_of
 from .points import Interval, largest
 from .problem import Counts
@@ -33,12 +34,19 @@ def goodput_fleets(search: Search, budget: float) -> list[Served]:
     """For parts of a budget, the fleet that serves most in the program, and what replays say it serves; best first."""
     found: dict[tuple[tuple[str, int], ...], Served] = {}
     for part in _SHARES:
-        problem = replace(search.problem(1.0), budget=part * budget, cuts=())
-        fleet = solve_fleet(problem, "served", solver=search.solver)
+        fleet = _most(search, part * budget)
         if isinstance(fleet, Fleet) and fleet.counts:
-            search.market.smoothen(fleet.counts)
             found[tuple(sorted(fleet.counts.items()))] = _measure(search, fleet)
     return sorted(found.values(), key=lambda served: (-served.goodput_per_usd, served.usd_per_hour))
+
+
+def _most(search: Search, budget: float) -> Fleet | Outcome:
+    """The fleet that is thought to serve most, of types that are all measured."""
+    while True:
+        problem = replace(search.problem(), budget=budget, cuts=())
+        fleet = solve_fleet(problem, "goodput", solver=search.solver)
+        if not isinstance(fleet, Fleet) or not search.market.refine(fleet.counts):
+            return fleet
 
 
 def _measure(search: Search, fleet: Fleet) -> Served:

@@ -11,8 +11,9 @@ from .candidates import Candidate, Rejected, fleet_plan
 from .judge import Verdict
 from .parallel import prefetch
 from .points import Capacity, Interval, Isolated, Smooth, smooth_of
-from .problem import Counts, Goal, Offer, Problem, Scenario
-from .targets import misses_phase
+from .problem import Counts, Goal, Misses, Offer, Problem, Scenario
+from .promise import lower_hull
+from .targets import misses_phase, rare
 from .workload import Workload
 
 _LESS = 0.99  # of what a pool was thought to carry, after a miss
@@ -138,14 +139,26 @@ class Market:
         known.alone[replicas] = capacity.judge.replay(plan, self.workload.table, capacity.targets)
         return known.alone[replicas]
 
-    def estimate(self, known: Known) -> float:
-        """The share of the trace that a replica is thought to carry in a fleet."""
-        smooth = known.smooth
-        if smooth.next or not smooth.low:
-            return known.share
-        thought = smooth.low / self.workload.rate * self._bursts(known.candidate.role)
-        most = 1 / known.failed if known.failed else known.share
-        return min(max(thought, 1 / known.needed if known.needed else 0.0), most)
+    def _late(self, known: Known) -> Misses:
+        """By objective, lines below the misses that were measured, at rates that bursts have made smaller."""
+        smooth, pace = known.smooth, self._pace(known)
+        if not known.probes:
+            return ()
+        lines = []
+        for o, objective in enumerate(self.capacity.targets.phase(known.candidate.role, 1).slo.objectives):
+            if rare(objective):
+                points = [(rate, rate * verdict.over[o]) for rate, verdict in known.probes.items()]
+                lines.append((objective.text, tuple((slope, pace * y) for slope, y in lower_hull(points))))
+            else:
+                lines.append((objective.text, ((0.0, 0.0), (1.0, -pace * smooth.low))))
+        return tuple(lines)
+
+    def _pace(self, known: Known) -> float:
+        """What bursts leave of a smooth rate of this type, not at odds with what it did alone."""
+        pace, low = self._bursts(known.candidate.role), known.smooth.low / self.workload.rate
+        if known.failed and low:
+            pace = min(pace, 1 / (known.failed * low))
+        return max(pace, 1 / (known.needed * low)) if known.needed and low else pace
 
     def _bursts(self, role: str) -> float:
         """What the trace's bursts leave of a smooth rate: of pools, where one was measured; of roles, from replays."""
@@ -170,15 +183,15 @@ class Market:
             elif misses_phase(verdict.objectives, role):
                 self._bursts_of[role] = low, max(low, min(high, _LESS / mine))
 
-    def connect(self, routes: Iterable[tuple[str, ...]]) -> bool:
+    def connect(self, pairs: Iterable[tuple[str, str]]) -> bool:
         """Try pairs of prefill and decode replicas over the links between them; False where all are known."""
-        new = [route for route in routes if len(route) == 2 and route not in self._pairs]
+        new = [pair for pair in pairs if pair not in self._pairs]
         for first, second in new:
             self._pairs[first, second] = self.capacity.pair(self.known[first].candidate, self.known[second].candidate)
         return bool(new)
 
-    def problem(self, cuts: list[Counts], demand: float | None = None) -> Problem:
-        """The program with what is known now: upper bounds, or estimates that sum to `demand` times the load."""
+    def problem(self, cuts: list[Counts]) -> Problem:
+        """The program with what is known now."""
         inventory, targets = self.inventory, self.capacity.targets
         ttft, tpot, e2el = (targets.limit(metric) for metric in ("ttft", "tpot", "e2el"))
         late = min(e2el, ttft + tpot * float(self.workload.table.output_tokens.max()))
@@ -189,20 +202,20 @@ class Market:
         ]
         stock = {gpu: (stock.count, inventory.node_size(gpu)) for gpu, stock in inventory.gpus.items()}
         return Problem(
-            tuple(self._offer(known, demand) for known in self.known.values()), tuple(scenarios), stock, self.goal,
+            tuple(self._offer(known) for known in self.known.values()), tuple(scenarios), stock, self.goal,
             inventory.budget_per_hour or inf, inventory.spare, inventory.electricity_per_kwh, cuts=tuple(cuts),
             robust=(inventory.uncertainty, inventory.uncertain_kinds), allowed=targets.allowed(),
+            rare={o.text: rare(o) for o in targets.local(1).slo.objectives},
+            rates=tuple(share * self.workload.rate for share in self.workload.shares),
             closed=frozenset((pair, b) for pair, found in self._pairs.items() for b, i in enumerate(found) if i.missed),
         )  # fmt: skip
 
-    def _offer(self, known: Known, demand: float | None) -> Offer:
-        c, smooth = known.candidate, known.smooth
-        share = known.share if demand is None else self.estimate(known) / demand
-        kept = smooth.low / known.top if smooth.low else 1.0
+    def _offer(self, known: Known) -> Offer:
+        c = known.candidate
         sent = [c.kv.request_bytes(round(tokens)) for tokens in self.workload.mean_prompts]
         return Offer(
-            c.name, c.gpu, c.gpus, c.usd_per_hour, c.most, tuple(known.rates), share, self.estimate(known),
-            tuple(rate * kept for rate in known.rates), group=c.pool.tensor_parallel_size, role=c.pool.role,
+            c.name, c.gpu, c.gpus, c.usd_per_hour, c.most, tuple(known.rates), known.share, self._late(known),
+            group=c.pool.tensor_parallel_size, role=c.pool.role,
             kv_tokens=float(c.kv_tokens), resident=tuple(known.resident),
             kv_format=c.pool.kv_cache_dtype, kv_bytes=tuple(sent), idle_watts=c.idle_watts or 0.0,
             busy_watts=c.busy_watts or 0.0, inside=c.inside, network=c.network,

@@ -17,12 +17,15 @@ def pareto_front(search: Search, best: Tried) -> list[Tried]:
     """From the cheapest to the most frugal: for some budgets, the least power within it that a replay accepts."""
     met = [best]
     for factor in _BUDGETS:
-        for _ in range(_ATTEMPTS):
-            problem = replace(search.problem(1.0), goal="energy", budget=factor * best.usd_per_hour * (1 + 1e-9))
-            fleet = solve_fleet(problem, solver=search.solver)
+        attempts = _ATTEMPTS
+        while attempts:
+            problem = replace(search.problem(), goal="energy", budget=factor * best.usd_per_hour * (1 + 1e-9))
+            fleet = solve_fleet(problem, promised=1.0, solver=search.solver)
             if not isinstance(fleet, Fleet):
                 break
-            search.market.smoothen(fleet.counts)
+            if search.market.refine(fleet.counts):
+                continue
+            attempts -= 1
             tried = search.attempt(fleet.counts)
             if tried.verdict.met:
                 met.append(tried)

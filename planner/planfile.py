@@ -12,8 +12,7 @@ from ..configs.plan import Plan, plan_from
 from ..sim.write import replace_file
 from .candidates import Candidate, plan_values
 from .inventory import Inventory
-
-Routing = Sequence[Mapping[tuple[str, ...], float]]  # by bucket: share by (offer,) or (prefill, decode)
+from .promise import Routing
 
 
 def values_of(
@@ -28,32 +27,24 @@ def values_of(
     pools = {candidate.pool: n for candidate, n in fleet.items()}
     roles = {candidate.role for candidate in fleet}
     if roles == {"mixed"}:
-        return plan_values(inventory, pools, router=_router(fleet, routing, bounds, seconds, "prefill"))
-    decodes = _router(fleet, routing, bounds, seconds, "decode")
-    apart: dict[str, Any] = {"decode_router": decodes, **inventory.disaggregation}
-    if "mixed" in roles:
-        apart["keep_mixed"] = True
-    firsts = _router(fleet, routing, bounds, seconds, "prefill")
-    return plan_values(inventory, pools, router=firsts, disaggregation=apart)
+        return plan_values(inventory, pools, router=_router("mixed", fleet, routing, bounds, seconds))
+    first, then = (_router(phase, fleet, routing, bounds, seconds) for phase in ("prefill", "decode"))
+    apart = {"decode_router": then, **({"keep_mixed": True} if "mixed" in roles else {}), **inventory.disaggregation}
+    return plan_values(inventory, pools, router=first, disaggregation=apart)
 
 
 def _router(
-    fleet: Mapping[Candidate, int], routing: Routing, bounds: Sequence[int], seconds: Mapping[str, float], phase: str
+    phase: str, fleet: Mapping[Candidate, int], routing: Routing, bounds: Sequence[int], seconds: Mapping[str, float]
 ) -> str | dict[str, Any]:
-    """The router of prompts (phase "prefill"), or of requests that are handed over to decode."""
-    usual = {"prefill": {"prefill": {"name": "least_outstanding", "by": "tokens"}}}.get(phase, {})
-    mine = [c for c in fleet if c.role == phase or (phase == "prefill" and c.role == "mixed")]
-    if len(mine) == 1:
-        others = any(c.role == "mixed" for c in fleet) and phase == "decode"  # that must not be handed anything
-        if not others:
-            return usual.get(mine[0].role, "least_outstanding")
-    at = 0 if phase == "prefill" else -1
+    """The router of new requests, or (phase "decode") of those that are handed over: by replica, how many it holds."""
+    able = [c for c in fleet if c.role == phase or (c.role == "mixed" and phase != "decode")]
+    if len(able) == 1 and (len(fleet) == 1 or "mixed" not in {c.role for c in fleet}):
+        return {"name": "least_outstanding", "by": "tokens"} if phase == "prefill" else "least_outstanding"
     rows = []
     for shares in routing:
         held = {
-            c: sum(x for way, x in shares.items() if way[at] == c.name) / n * seconds[c.name] for c, n in fleet.items()
+            c: shares.get((phase, c.name), 0.0) / n * seconds[c.name] if c in able else 0.0 for c, n in fleet.items()
         }
-        held = {c: amount if c in mine else 0.0 for c, amount in held.items()}
         most = max(held.values()) or 1.0
         rows.append([round(held[c] / most, 4) for c, n in fleet.items() for _ in range(n)])
     if all(row == rows[0] for row in rows):

@@ -8,8 +8,9 @@ from math import inf
 from typing import Literal
 
 Goal = Literal["cost", "energy"]
-Aim = Literal["price", "promise", "served"]
+Aim = Literal["price", "promise", "goodput", "served"]
 Counts = dict[str, int]  # replicas by offer
+Misses = tuple[tuple[str, tuple[tuple[float, float], ...]], ...]  # by objective, lines: slope and intercept
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,8 @@ class Offer:
 
     gpu, gpus : what a replica takes; group : GPUs that must share a node. usd_per_hour, idle_watts, busy_watts : of a
     replica. rates : requests/s of each bucket that a replica gets done at best; 0 where the SLO excludes the bucket.
-    share : of the whole trace that a replica carries at best, within the SLO; estimate : that it is thought to carry.
-    within : rates that the SLO leaves of `rates`, to balance the load by.
+    share : of the whole trace that a replica carries at best, within the SLO. late : by objective, lines whose
+    maximum is thought to be the requests/s beyond its limit, by the requests/s that a replica gets.
     kv_tokens : room of a replica.
     resident : token-seconds in the KV cache that a request of each bucket takes at least.
     role : "prefill" and "decode" replicas serve a request together, with one `kv_format`. kv_bytes : of a request's
@@ -34,8 +35,7 @@ class Offer:
     most: int
     rates: tuple[float, ...]
     share: float
-    estimate: float = 0.0
-    within: tuple[float, ...] = ()
+    late: Misses = ()
     group: int = 1
     role: Literal["mixed", "prefill", "decode"] = "mixed"
     kv_tokens: float = inf
@@ -60,6 +60,8 @@ class Scenario:
     seconds: float
     arrivals: tuple[float, ...]
     allowed: float = 0.0
+    rare: Mapping[str, float] = field(default_factory=dict)
+    rates: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ class Problem:
     scenarios : the first is the whole trace. stock : GPUs and GPUs a node, by kind. zones : by kind; KV cache moves
     within a zone, or over `links`: bytes/s from zone to zone. closed : pairs of offers with a bucket that they cannot
     serve. cuts : fleets that missed the SLO: something must be added.
-    allowed : share of the requests that may miss their limits.
+    allowed, rare : share of the requests that may miss their limits, in all and by objective. rates : requests/s on
+    average, by bucket.
     robust : share by which capacities may fall short, for so many offers at once (Bertsimas and Sim, 2004).
     """
 
@@ -86,13 +89,24 @@ class Problem:
     cuts: tuple[Counts, ...] = ()
     robust: tuple[float, int] = (0.0, 0)
     allowed: float = 0.0
+    rare: Mapping[str, float] = field(default_factory=dict)
+    rates: tuple[float, ...] = ()
 
 
-def routes_of(offers: Sequence[Offer], problem: Problem) -> list[tuple[int, ...]]:
-    """Ways through the fleet: one mixed replica, or a prefill and a decode replica that some link connects."""
-    by_role = {role: [i for i, o in enumerate(offers) if o.role == role] for role in ("mixed", "prefill", "decode")}
-    pairs = [(p, d) for p in by_role["prefill"] for d in by_role["decode"] if bandwidth(problem, offers[p], offers[d])]
-    return [*((i,) for i in by_role["mixed"]), *pairs]
+def phases_of(offers: Sequence[Offer]) -> dict[str, list[Offer]]:
+    """The replicas that compute prompts, and those that decode; one and the same where there are no roles."""
+    if all(offer.role == "mixed" for offer in offers):
+        return {"mixed": list(offers)}
+    return {
+        "prefill": [o for o in offers if o.role != "decode"], "decode": [o for o in offers if o.role != "prefill"]
+    }  # fmt: skip
+
+
+def pairs_of(problem: Problem) -> list[tuple[int, int]]:
+    """Prefill and decode offers that some link connects."""
+    offers = list(enumerate(problem.offers))
+    first, second = ([(i, o) for i, o in offers if o.role == role] for role in ("prefill", "decode"))
+    return [(p, d) for p, source in first for d, target in second if bandwidth(problem, source, target)]
 
 
 def bandwidth(problem: Problem, source: Offer, target: Offer) -> float:
@@ -102,9 +116,3 @@ def bandwidth(problem: Problem, source: Offer, target: Offer) -> float:
         return 0.0
     beyond = min(source.network, target.network)
     return max(beyond, source.inside) if source.gpu == target.gpu else beyond
-
-
-def serves(problem: Problem, route: Sequence[Offer], bucket: int) -> bool:
-    """Whether a bucket's requests keep the SLO that way."""
-    closed = (tuple(offer.name for offer in route), bucket) in problem.closed
-    return not closed and all(offer.rates[bucket] > 0 for offer in route)

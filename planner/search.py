@@ -11,17 +11,19 @@ Optimistic capacities make the program's answer a bound on the price in its capa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
 from .candidates import Candidate, Rejected
-from .fleet import Fleet, balance, solve_fleet
+from .fleet import Fleet, solve_fleet
 from .judge import Verdict
 from .market import Market
 from .milp import Outcome, relative_gap
-from .planfile import Routing, plan_of, values_of
-from .problem import Counts, Problem
+from .planfile import plan_of, values_of
+from .problem import Aim, Counts, Problem
+from .promise import Routing, balance
 
 _STEP = 1e-6  # share of the price by which a cheaper fleet must be cheaper
 _HOPELESS = 0.85  # of the load, or of what the best fleet is thought to carry: less is not replayed
@@ -90,13 +92,13 @@ class Search:
         tried = sorted(self._tried.values(), key=lambda t: (t.price, t.name))
         return Found(self._best, bound, tried, self.market.rejected, stopped, relaxation, self.problem())
 
-    def problem(self, demand: float | None = None) -> Problem:
+    def problem(self) -> Problem:
         """The program with all that is known; see `Market.problem`."""
-        return self.market.problem(self._cuts, demand)
+        return self.market.problem(self._cuts)
 
-    def _solve(self, *aim: Any, demand: float | None = None, **limits: Any) -> Fleet | Outcome:
-        avoid = [*self._near, *(counts for counts in limits.pop("avoid", ()) if counts not in self._near)]
-        return solve_fleet(self.problem(demand), *aim, solver=self.solver, avoid=avoid, **limits)
+    def _solve(self, aim: Aim = "price", avoid: Sequence[Counts] = (), **limits: Any) -> Fleet | Outcome:
+        avoid = [*self._near, *(counts for counts in avoid if counts not in self._near)]
+        return solve_fleet(self.problem(), aim, solver=self.solver, avoid=avoid, **limits)
 
     def _step(self) -> str:
         """One round; returns why the search is over, or nothing."""
@@ -118,18 +120,18 @@ class Search:
         before = self._best
         for name, n in before.counts.items() if before else ():
             fewer = {**before.counts, name: n - 1} if before else {}
-            if any(fewer.values()):
+            if fewer and self.complete(fewer):
                 self.attempt({key: value for key, value in fewer.items() if value})
         return self._best is not before
 
-    def _promise(self) -> float:
-        """What the best fleet is thought to carry."""
-        known, counts = self.market.known, self._best.counts if self._best else {}
-        return sum(n * self.market.estimate(known[name]) for name, n in counts.items())
+    def complete(self, counts: Counts) -> bool:
+        """Whether somebody computes prompts and somebody decodes."""
+        roles = {self.market.known[name].candidate.role for name, n in counts.items() if n}
+        return "mixed" in roles or roles == {"prefill", "decode"}
 
     def _learn(self, answer: Fleet) -> bool:
         """Measure types that `answer` uses; False where nothing is left to measure."""
-        if self.market.refine(answer.counts) or self.market.connect(answer.routes):
+        if self.market.refine(answer.counts) or self.market.connect(answer.pairs):
             return True
         for name in answer.counts:
             known = self.market.known[name]
@@ -141,25 +143,34 @@ class Search:
         return False
 
     def _first(self) -> bool:
-        """A first fleet, where no single type carries the load: the cheapest for more and more of it, then the most."""
+        """A first fleet, where no single type carries the load: the cheapest for more and more of it, then the most.
+
+        Returns False where there is none; True also where something had to be measured first.
+        """
         for demand in _DEMANDS:
-            answer = self._solve(demand=demand)
+            answer = self._solve(promised=demand)
             if not isinstance(answer, Fleet):
                 break
+            if self.market.refine(answer.counts) or self.market.connect(answer.pairs):
+                return True
             if self._left and self.attempt(answer.counts).verdict.met:
                 return True
         most = self._solve("promise")
-        return isinstance(most, Fleet) and self.attempt(most.counts).verdict.met
+        if not isinstance(most, Fleet):
+            return False
+        return self._learn(most) or self.attempt(most.counts).verdict.met
 
     def _cheaper(self, low: float, high: float) -> str:
         """Replay promising fleets between two prices, the dearer ones if a cheap one misses."""
         avoid: list[Counts] = []
         most = (low + high) / 2
+        assert self._best is not None
+        promised = _HOPELESS * min(1.0, self.route(self._best.counts)[0])
         for _ in range(self._diverse):
             if not self._left:
                 return f"{self._replays} replays are used up"
             proposal = self._solve("promise", most=most, avoid=avoid)
-            if not isinstance(proposal, Fleet) or proposal.promise < _HOPELESS * min(1.0, self._promise()):
+            if not isinstance(proposal, Fleet) or proposal.promise < promised:
                 if most >= high * (1 - _STEP):
                     return "" if avoid else "no cheaper fleet is promising"
                 most = high * (1 - _STEP)
@@ -183,12 +194,15 @@ class Search:
         verdict = capacity.judge.replay(plan_of(values), capacity.workload.table, capacity.targets)
         return self._note(counts, verdict, values)
 
+    def route(self, counts: Counts) -> tuple[float, Routing]:
+        """What a fleet is thought to carry, and how."""
+        return balance(self.problem(), counts, self.solver)
+
     def values(self, counts: Counts) -> dict[str, Any]:
         """The plan of a fleet, with its load balanced over its types."""
         market, members = self.market, self._members(counts)
-        routing: Routing = balance(self.problem(), counts, self.solver) if len(members) > 1 else ()
         seconds = {c.name: market.known[c.name].smooth.seconds for c in members}
-        return values_of(market.inventory, members, routing, market.workload.bounds, seconds)
+        return values_of(market.inventory, members, self.route(counts)[1], market.workload.bounds, seconds)
 
     def _members(self, counts: Counts) -> dict[Candidate, int]:
         return {self.market.known[name].candidate: n for name, n in sorted(counts.items())}

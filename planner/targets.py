@@ -119,6 +119,12 @@ def _share(objective: Objective) -> float:
     return {"median": 0.5, "p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}.get(objective.statistic, 0.0)
 
 
+def rare(objective: Objective) -> float:
+    """The share of requests that may be beyond its limit; 0 where it is not about a share."""
+    share = _share(objective)
+    return 1 - share if 0 < share < 1 else 0.0
+
+
 def misses_phase(objectives: Sequence[dict[str, object]], role: str) -> bool:
     """Whether an objective of a verdict was missed that this role is judged by."""
     return any(not o["met"] and str(o["objective"]).split()[0] in (*_PHASES[role], "goodput") for o in objectives)

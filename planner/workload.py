@@ -13,7 +13,7 @@ from ..traces.table import RequestTable
 
 _QUANTILES = (0.5, 0.9)  # of prompt lengths, between the buckets
 _WINDOWS = (60.0, 300.0, 1800.0)  # seconds
-_SAMPLED = 800  # requests of a capacity sample
+_SAMPLED = (200, 800)  # requests of a capacity sample: a fifth of the trace within these
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,12 @@ class Workload:
         counts: list[int] = np.bincount(self.bucket[first:last], minlength=len(self.shares)).tolist()
         return tuple(counts)
 
-    def sample(self, seed: int, buckets: Sequence[int] | None = None, requests: int = _SAMPLED) -> RequestTable:
+    def sample(self, seed: int, buckets: Sequence[int] | None = None) -> RequestTable:
         """Requests from the trace, or from some buckets, in random order without their arrivals (all 0).
 
         Every so many-th by size, so that the sample weighs what the trace weighs.
         """
+        requests = min(max(len(self.table) // 5, _SAMPLED[0]), _SAMPLED[1])
         whole = buckets is None or len(buckets) == len(self.shares)
         rows = np.arange(len(self.table)) if whole else np.flatnonzero(np.isin(self.bucket, buckets or ()))
         size = (self.table.prompt_tokens + self.table.output_tokens)[rows]

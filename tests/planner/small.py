@@ -51,5 +51,5 @@ def random_case(seed: int) -> tuple[Inventory, RequestTable, SLO]:
         tensor_parallel_size=(1,),
         max_num_batched_tokens=(None,) if wide else (None, 512),
     )
-    table = trace(draw.uniform(50, 120) if wide else draw.uniform(25, 45), 1000, draw.choice([0.3, 1.0]), seed)
+    table = trace(draw.uniform(50, 120) if wide else draw.uniform(25, 45), 2000, draw.choice([0.3, 1.0]), seed)
     return inventory, table, slo(f"ttft p99 <= {draw.choice([1, 2])}s", f"tpot p99 <= {draw.choice([40, 80])}ms")
