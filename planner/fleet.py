@@ -21,14 +21,13 @@ from .promise import add_promise
 
 @dataclass(frozen=True)
 class Fleet:
-    """A solution. counts : offers in use. pairs : of them that hand requests over. price : as the goal has it.
+    """A solution. counts : offers in use. price : as the goal has it.
 
     promise : share of the load that it is thought to carry, served : that it serves in the model; 1 unless asked for.
     """
 
     outcome: Outcome
     counts: Counts
-    pairs: tuple[tuple[str, str], ...]
     usd_per_hour: float
     watts: float
     price: float
@@ -67,9 +66,9 @@ class _Model:
         self.served = self.program.number("served", 0, 1) if aim == "served" else float(aim != "goodput")
         self.phases = phases_of(problem.offers)
         self.loads = [self._serve(w, scenario) for w, scenario in enumerate(problem.scenarios)]
-        self.moved = self._move_kv()
+        self._move_kv()
         self._stock()
-        self._one_kv_format()
+        self._roles()
         self._carry()
         usd, watts = total(o.usd_per_hour * self.counts[o.name] for o in problem.offers), self._power()
         if problem.budget < inf:
@@ -129,15 +128,19 @@ class _Model:
             for s in sizes:
                 self.program.require(groups[s] <= total(room[s]), f"packing_{gpu}_{s}")
 
-    def _one_kv_format(self) -> None:
-        """Where requests are handed over, all replicas keep their KV cache in the same format."""
+    def _roles(self) -> None:
+        """Prefill and decode replicas come together, and with them all keep their KV cache in the same format."""
         offers = self.problem.offers
-        formats = sorted({offer.kv_format for offer in offers})
-        if len(formats) < 2 or all(offer.role == "mixed" for offer in offers):
+        if all(offer.role == "mixed" for offer in offers):
             return
+        first, then = (total(self.counts[o.name] for o in offers if o.role == role) for role in ("prefill", "decode"))
+        most = sum(offer.most for offer in offers)
+        self.program.require(first <= most * then, "somebody_decodes")
+        self.program.require(then <= most * first, "somebody_prefills")
+        formats = sorted({offer.kv_format for offer in offers})
         chosen = {name: self.program.count(f"format_{f}", 0, 1) for f, name in enumerate(formats)}
         self.program.require(total(chosen.values()) <= 1, "one_format")
-        for i, offer in enumerate(offers):
+        for i, offer in enumerate(offers if len(formats) > 1 else ()):
             self.program.require(self.counts[offer.name] <= offer.most * chosen[offer.kv_format], f"format_{i}")
 
     def _carry(self) -> None:
@@ -167,13 +170,9 @@ class _Model:
             beyond.append(over)
         return at_once * most + total(beyond)
 
-    def _move_kv(self) -> dict[tuple[int, int, int], Any]:
-        """KV cache from prefill to decode replicas, through their networks and the links between zones.
-
-        Returns the requests of the whole trace by bucket, prefill and decode offer.
-        """
+    def _move_kv(self) -> None:
+        """KV cache from prefill to decode replicas, through their networks and the links between zones."""
         problem, pairs = self.problem, pairs_of(self.problem)
-        moved: dict[tuple[int, int, int], Any] = {}
         busy: dict[int, list[Any]] = {}  # seconds of sending and receiving, by offer
         through: dict[tuple[str, str], list[Any]] = {}
         for b, amounts in enumerate(self.loads[0]):
@@ -184,7 +183,6 @@ class _Model:
                     mine = total(flow for pair, flow in flows.items() if i in pair)
                     self.program.require(mine == x, f"moved_{b}_{i}")
             for (p, d), flow in flows.items():
-                moved[b, p, d] = flow
                 source, target = problem.offers[p], problem.offers[d]
                 sent = source.kv_bytes[b] * flow
                 for i in (p, d):
@@ -197,11 +195,10 @@ class _Model:
             self.program.require(total(used) <= seconds * self.counts[problem.offers[i].name], f"network_{i}")
         for zones, sent in through.items():
             self.program.require(total(sent) <= seconds * problem.links[zones], "link_{}_{}".format(*zones))
-        return moved
 
     def _open(self, prefill: int, decode: int, bucket: int) -> bool:
-        pair = self.problem.offers[prefill].name, self.problem.offers[decode].name
-        return (pair, bucket) not in self.problem.closed
+        offers = self.problem.offers
+        return (offers[prefill].name, offers[decode].name, bucket) not in self.problem.closed
 
     def _power(self) -> Any:
         """Watts on average: what idles, and what the work adds."""
@@ -257,10 +254,8 @@ class _Model:
         )  # fmt: skip
         price = watts if problem.goal == "energy" else usd + problem.electricity_per_kwh / 1e3 * watts
         counts = {offer.name: n for offer, n in zip(offers, value, strict=True) if n}
-        pairs = {(p, d) for (_, p, d), flow in self.moved.items() if outcome.values[flow.name] > 1e-6}
-        names = tuple((offers[p].name, offers[d].name) for p, d in sorted(pairs))
         promise, served = (outcome.values.get(name, 1.0) for name in ("load", "served"))
-        return Fleet(outcome, counts, names, usd, watts, price, promise, served)
+        return Fleet(outcome, counts, usd, watts, price, promise, served)
 
 
 def _chain(sizes: Sequence[int]) -> bool:

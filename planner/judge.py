@@ -28,8 +28,8 @@ class Verdict:
     met : all objectives. objectives : as in a report; of the probe alone where that was enough to fail.
     over : by objective, the share of requests over its limit. beyond : requests over a limit, as a multiple of those
     that may be, for the worst objective. requests : simulated. mean_e2el : seconds.
-    token_seconds : in the KV cache while it decodes, of a request on average. busy_share : of the engines.
-    throughput : requests/s.
+    token_seconds : in the KV cache while it decodes, of a request on average. least_tpot : seconds.
+    busy_share : of the engines. throughput : requests/s.
     """
 
     met: bool
@@ -39,6 +39,7 @@ class Verdict:
     requests: int
     mean_e2el: float
     token_seconds: float
+    least_tpot: float
     busy_share: float
     throughput: float
 
@@ -133,6 +134,7 @@ def _verdict(result: Run, targets: Targets) -> Verdict:
         requests=len(result.table),
         mean_e2el=(report["mean_e2el_ms"] or 0.0) / 1e3,
         token_seconds=float((context * (finished.e2el - finished.ttft)).mean()) if len(finished) else 0.0,
+        least_tpot=float(finished.tpot[finished.has_tpot].min()) if finished.has_tpot.any() else 0.0,
         busy_share=float(np.mean(busy)) if busy else 0.0,
         throughput=report["request_throughput"] or 0.0,
     )

@@ -14,6 +14,7 @@ from .points import Capacity, Interval, Isolated, Smooth, smooth_of
 from .problem import Counts, Goal, Misses, Offer, Problem, Scenario
 from .promise import lower_hull
 from .targets import misses_phase, rare
+from .transfers import with_transfers
 from .workload import Workload
 
 _LESS = 0.99  # of what a pool was thought to carry, after a miss
@@ -25,14 +26,14 @@ class Known:
     """What is known of a candidate.
 
     top : requests/s with a full queue. rates : the same by bucket, 0 where the SLO excludes the bucket.
-    resident : token-seconds in the KV cache by bucket, at least. rate : of the trace. probes : of the smooth rate.
+    isolated : by bucket, its requests alone. rate : of the trace, requests/s. probes : of the smooth rate.
     pooled : share of the trace that a replica carries in a pool. alone : fleets of this type only, by replicas.
     """
 
     candidate: Candidate
     top: float
     rates: list[float]
-    resident: list[float]
+    isolated: list[Isolated]
     rate: float
     probes: dict[float, Verdict] = field(default_factory=dict)
     pooled: Interval | None = None
@@ -83,7 +84,6 @@ class Market:
             isolated = {name: [_together(mine, shares)] for name, mine in isolated.items()}
         self.capacity, self.workload, self.inventory = capacity, capacity.workload, capacity.inventory
         self._bursts_of = dict.fromkeys(("prefill", "decode"), (0.0, inf))
-        self._pairs: dict[tuple[str, str], list[Isolated]] = {}
         self.rejected = [
             Rejected(name, f"misses the SLO without any other request: {mine[0].missed}")
             for name, mine in isolated.items()
@@ -99,7 +99,7 @@ class Market:
         rates = [top]
         if len(isolated) > 1:
             rates = [0.0 if i.missed else self.capacity.saturated(candidate, b) for b, i in enumerate(isolated)]
-        return Known(candidate, top, rates, [i.token_seconds for i in isolated], self.workload.rate)
+        return Known(candidate, top, rates, isolated, self.workload.rate)
 
     def refine(self, names: Iterable[str]) -> bool:
         """Try another smooth rate of each of these; False where all are known well enough."""
@@ -183,13 +183,6 @@ class Market:
             elif misses_phase(verdict.objectives, role):
                 self._bursts_of[role] = low, max(low, min(high, _LESS / mine))
 
-    def connect(self, pairs: Iterable[tuple[str, str]]) -> bool:
-        """Try pairs of prefill and decode replicas over the links between them; False where all are known."""
-        new = [pair for pair in pairs if pair not in self._pairs]
-        for first, second in new:
-            self._pairs[first, second] = self.capacity.pair(self.known[first].candidate, self.known[second].candidate)
-        return bool(new)
-
     def problem(self, cuts: list[Counts]) -> Problem:
         """The program with what is known now."""
         inventory, targets = self.inventory, self.capacity.targets
@@ -201,14 +194,14 @@ class Market:
             for w in (windows if late < inf else windows[:1])
         ]
         stock = {gpu: (stock.count, inventory.node_size(gpu)) for gpu, stock in inventory.gpus.items()}
-        return Problem(
+        problem = Problem(
             tuple(self._offer(known) for known in self.known.values()), tuple(scenarios), stock, self.goal,
             inventory.budget_per_hour or inf, inventory.spare, inventory.electricity_per_kwh, cuts=tuple(cuts),
             robust=(inventory.uncertainty, inventory.uncertain_kinds), allowed=targets.allowed(),
             rare={o.text: rare(o) for o in targets.local(1).slo.objectives},
             rates=tuple(share * self.workload.rate for share in self.workload.shares),
-            closed=frozenset((pair, b) for pair, found in self._pairs.items() for b, i in enumerate(found) if i.missed),
         )  # fmt: skip
+        return with_transfers(problem, self.capacity, {name: known.isolated for name, known in self.known.items()})
 
     def _offer(self, known: Known) -> Offer:
         c = known.candidate
@@ -216,7 +209,7 @@ class Market:
         return Offer(
             c.name, c.gpu, c.gpus, c.usd_per_hour, c.most, tuple(known.rates), known.share, self._late(known),
             group=c.pool.tensor_parallel_size, role=c.pool.role,
-            kv_tokens=float(c.kv_tokens), resident=tuple(known.resident),
+            kv_tokens=float(c.kv_tokens), resident=tuple(i.token_seconds for i in known.isolated),
             kv_format=c.pool.kv_cache_dtype, kv_bytes=tuple(sent), idle_watts=c.idle_watts or 0.0,
             busy_watts=c.busy_watts or 0.0, inside=c.inside, network=c.network,
         )  # fmt: skip
@@ -225,4 +218,4 @@ class Market:
 def _together(isolated: list[Isolated], shares: Sequence[float]) -> Isolated:
     """All buckets as one."""
     seconds = sum(i.token_seconds * share for i, share in zip(isolated, shares, strict=True))
-    return Isolated(isolated[0].missed, seconds)
+    return Isolated(isolated[0].missed, seconds, min(i.tpot for i in isolated))

@@ -45,11 +45,12 @@ class Interval:
 class Isolated:
     """missed : what requests of a bucket miss without any other request, None where they keep the SLO.
 
-    token_seconds : that one of them takes in the KV cache while it decodes, on average.
+    token_seconds : that one of them takes in the KV cache while it decodes, on average. tpot : of the fastest, seconds.
     """
 
     missed: str | None
     token_seconds: float
+    tpot: float
 
 
 @dataclass(frozen=True)
@@ -82,21 +83,17 @@ class Capacity:
     judge: Judge
 
     def alone(self, candidate: Candidate) -> list[Isolated]:
-        """By bucket, how its requests fare with a replica for each of them."""
-        return self._isolated(self._plan(candidate), candidate.role)
+        """By bucket, how its requests fare with a replica for each of them.
 
-    def pair(self, prefill: Candidate, decode: Candidate) -> list[Isolated]:
-        """The same for a prefill and a decode replica and the links between them."""
-        return self._isolated(fleet_plan(self.inventory, {prefill.pool: 1, decode.pool: 1}), "mixed")
-
-    def _isolated(self, plan: Plan, role: str) -> list[Isolated]:
-        """A bucket breaks the SLO where it misses so often that all other requests cannot make up for it."""
+        A bucket breaks the SLO where it misses so often that all other requests together cannot make up for it.
+        """
         found = []
         for bucket, share in enumerate(self.workload.shares):
-            table = _phase(evenly(self.workload.spread(bucket, ceil(_ALONE * share)), 1e-4), role)
-            verdict = self.judge.sample(plan, table, self.targets.phase(role, len(table)))
+            table = _phase(evenly(self.workload.spread(bucket, ceil(_ALONE * share)), 1e-4), candidate.role)
+            targets = self.targets.phase(candidate.role, len(table))
+            verdict = self.judge.sample(self._plan(candidate), table, targets)
             hopeless = not verdict.met and (verdict.beyond * share > 1 or verdict.beyond <= 1)
-            found.append(Isolated(verdict.missed if hopeless else None, verdict.token_seconds))
+            found.append(Isolated(verdict.missed if hopeless else None, verdict.token_seconds, verdict.least_tpot))
         return found
 
     def saturated(self, candidate: Candidate, bucket: int | None = None) -> float:

@@ -69,8 +69,8 @@ class Problem:
     """goal : what a fleet's price is: USD an hour with electricity, or watts.
 
     scenarios : the first is the whole trace. stock : GPUs and GPUs a node, by kind. zones : by kind; KV cache moves
-    within a zone, or over `links`: bytes/s from zone to zone. closed : pairs of offers with a bucket that they cannot
-    serve. cuts : fleets that missed the SLO: something must be added.
+    within a zone, or over `links`: bytes/s from zone to zone. closed : pairs of offers, and a bucket that they cannot
+    serve together. cuts : fleets that missed the SLO: something must be added.
     allowed, rare : share of the requests that may miss their limits, in all and by objective. rates : requests/s on
     average, by bucket.
     robust : share by which capacities may fall short, for so many offers at once (Bertsimas and Sim, 2004).
@@ -85,7 +85,7 @@ class Problem:
     electricity_per_kwh: float = 0.0
     zones: Mapping[str, str] = field(default_factory=dict)
     links: Mapping[tuple[str, str], float] = field(default_factory=dict)
-    closed: frozenset[tuple[tuple[str, ...], int]] = frozenset()
+    closed: frozenset[tuple[str, str, int]] = frozenset()
     cuts: tuple[Counts, ...] = ()
     robust: tuple[float, int] = (0.0, 0)
     allowed: float = 0.0

@@ -28,6 +28,7 @@ from .promise import Routing, balance
 _STEP = 1e-6  # share of the price by which a cheaper fleet must be cheaper
 _HOPELESS = 0.85  # of the load, or of what the best fleet is thought to carry: less is not replayed
 _NEAR = 1.5  # times the misses that may be: chance decides, and a smaller fleet with another routing may do
+_PATIENCE = 8  # promising fleets that may miss one after the other
 _DEMANDS = (1.0, 1.1, 1.25, 1.5, 2.0)  # of the load, for a first fleet where no single type will do
 
 
@@ -77,6 +78,7 @@ class Search:
         self._cuts: list[Counts] = []
         self._near: list[Counts] = []  # fleets that missed by so little that a smaller one may not
         self._best: Tried | None = None
+        self._misses = 0  # of promising fleets, since one met the SLO
 
     def run(self) -> Found:
         """The cheapest fleet that meets the SLO, as far as the replays allow."""
@@ -125,13 +127,13 @@ class Search:
         return self._best is not before
 
     def complete(self, counts: Counts) -> bool:
-        """Whether somebody computes prompts and somebody decodes."""
+        """Whether it serves requests, with nobody who would have nothing to do."""
         roles = {self.market.known[name].candidate.role for name, n in counts.items() if n}
-        return "mixed" in roles or roles == {"prefill", "decode"}
+        return bool(roles) and ("prefill" in roles) == ("decode" in roles)
 
     def _learn(self, answer: Fleet) -> bool:
         """Measure types that `answer` uses; False where nothing is left to measure."""
-        if self.market.refine(answer.counts) or self.market.connect(answer.pairs):
+        if self.market.refine(answer.counts):
             return True
         for name in answer.counts:
             known = self.market.known[name]
@@ -151,7 +153,7 @@ class Search:
             answer = self._solve(promised=demand)
             if not isinstance(answer, Fleet):
                 break
-            if self.market.refine(answer.counts) or self.market.connect(answer.pairs):
+            if self.market.refine(answer.counts):
                 return True
             if self._left and self.attempt(answer.counts).verdict.met:
                 return True
@@ -177,8 +179,12 @@ class Search:
                 continue
             if self._learn(proposal):
                 return ""
+            if self._misses == _PATIENCE:
+                return f"the {_PATIENCE} cheaper fleets that promised most all missed the SLO"
             avoid.append(proposal.counts)
-            if self.attempt(proposal.counts).verdict.met:
+            met = self.attempt(proposal.counts).verdict.met
+            self._misses = 0 if met else self._misses + 1
+            if met:
                 return ""
             most = min((most + high) / 2, high * (1 - _STEP))
         return ""

@@ -73,6 +73,13 @@ class Targets:
             limits.append(self.slo.limits[metric])
         return min(limits, default=inf)
 
+    def strict(self, metric: str) -> list[tuple[float, float]]:
+        """Limits on `metric` in seconds, each with the share of requests that may be beyond it."""
+        limits = [(o.limit, rare(o)) for o in self.slo.objectives if o.metric == metric and rare(o)]
+        if metric in self.slo.limits and not self.slo.classes:
+            limits += [(self.slo.limits[metric], rare(o)) for o in self.slo.objectives if o.metric == "goodput"]
+        return limits
+
     def allowed(self) -> float:
         """The share of requests that may miss some limit; one request may not miss for two objectives."""
         return min(1.0, sum(1 - _share(o) for o in self.slo.objectives if 0 < _share(o) < 1))
