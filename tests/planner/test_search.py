@@ -1,0 +1,121 @@
+"""The search against exhaustive simulation, and its answers where the answer is known."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from servecast.planner.baselines import closed_form
+from servecast.planner.cache import Cache
+from servecast.planner.exhaustive import cheapest, fleets
+from servecast.planner.inventory import Inventory, Stock
+from servecast.planner.judge import Judge
+from servecast.planner.search import Found, Search
+from servecast.traces.streams import Stream
+from servecast.traces.table import RequestTable
+
+
+def study(name: str) -> Any:
+    """The module of a study."""
+    path = Path(__file__).parents[2] / "bench" / "studies" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"{name}_study", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+small = study("planner_small")
+market, random_case, slo = small.market, small.random_case, small.slo
+
+
+@pytest.mark.parametrize("seed", [2, 3, 6])
+def test_the_plan_of_a_small_space_is_the_exhaustive_one(seed: int) -> None:
+    """Within 0.5 % of its cost, with a tenth of the requests that replaying every fleet takes; 20 in `make studies`."""
+    inventory, table, asked = random_case(seed)
+    judge = Judge(Cache(None))
+    search = Search(market(inventory, table, asked, judge), solver="highs")
+    found = search.run()
+    spent = judge.requests
+    best = cheapest(search)
+    assert best and found.best
+    assert found.bound <= best.price * (1 + 1e-9)
+    assert found.best.price <= 1.005 * best.price
+    assert spent * 10 <= len(fleets(search)) * len(table)
+
+
+def lengths(rate: float, requests: int, prompt: int, output: int) -> RequestTable:
+    """Poisson arrivals; Gamma lengths, CV 0.5."""
+    stream = Stream(1, "lengths")
+    arrival = np.cumsum(stream.exponential(requests)) / rate
+    size = [np.maximum(1, stream.gamma(requests, 4.0) / 4 * mean).astype(np.int64) for mean in (prompt, output)]
+    return RequestTable(arrival - arrival[0], np.minimum(size[0], 14000), np.minimum(size[1], 2000))
+
+
+def planned(table: RequestTable, limits: tuple[str, str], **more: object) -> Found:
+    values = {"gpus": {"h100": Stock(10)}, "role": ("mixed", "prefill", "decode"), "tensor_parallel_size": (1,)}
+    inventory = Inventory("llama-3.1-8b", **{**values, "max_num_batched_tokens": (None,), **more})  # type: ignore[arg-type]
+    return Search(market(inventory, table, slo(*limits)), solver="highs").run()
+
+
+def roles(found: Found) -> set[str]:
+    assert found.best
+    return {name.rpartition("-")[2] for name in found.best.counts} & {"prefill", "decode"}
+
+
+def long_prompts() -> RequestTable:
+    return lengths(10.0, 500, 6000, 150)
+
+
+CASES: dict[str, tuple[Callable[[], RequestTable], tuple[str, str], dict[str, object], bool]] = {
+    "long prompts, tight TPOT": (long_prompts, ("ttft p90 <= 2s", "tpot p90 <= 12ms"), {}, True),
+    "the same over a slow link": (
+        long_prompts, ("ttft p90 <= 2s", "tpot p90 <= 12ms"),
+        {"links": {"network": {"bandwidth": 2e8}, "link": {"bandwidth": 2e8}}}, False,
+    ),
+    "short chats, small model": (
+        lambda: lengths(40.0, 1000, 300, 150), ("ttft p90 <= 1s", "tpot p90 <= 40ms"), {}, False,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_disaggregation_where_it_pays(case: str) -> None:
+    make, limits, more, apart = CASES[case]
+    assert bool(roles(planned(make(), limits, **more))) == apart
+
+
+def test_bursts_need_headroom_that_a_mean_rate_misses() -> None:
+    """The same requests, in bursts: what mean rate over capacity rents misses the SLO, and the plan has more."""
+    smooth = lengths(120.0, 1500, 600, 50)
+    gaps = Stream(3, "bursts").gamma(1500, 0.05) / 0.05 / 120
+    bursty = RequestTable(np.cumsum(gaps) - gaps[0], smooth.prompt_tokens, smooth.output_tokens)
+    inventory = Inventory(
+        "llama-3.1-8b", {"h100": Stock(24)}, max_num_batched_tokens=(None,), tensor_parallel_size=(1,)
+    )
+    prices = []
+    for table in (smooth, bursty):
+        surveyed = market(inventory, table, slo("ttft p99 <= 500ms", "tpot p99 <= 60ms"))
+        found, sized = Search(surveyed, solver="highs").run(), closed_form(surveyed)
+        assert found.best and sized
+        prices.append((found.best.price, sized.usd_per_hour, sized.verdict.met))
+    assert prices[1][0] > prices[0][0]
+    assert not prices[1][2]
+    assert prices[1][0] > prices[1][1]
+
+
+def test_a_second_search_takes_up_what_the_first_one_left(tmp_path: object) -> None:
+    """The cache makes a search resumable: the same plan without a simulation."""
+    inventory, table, asked = random_case(3)
+    plans = []
+    for _ in range(2):
+        judge = Judge(Cache(tmp_path))  # type: ignore[arg-type]
+        found = Search(market(inventory, table, asked, judge), solver="highs").run()
+        plans.append((found.best and found.best.values, judge.simulations))
+    assert plans[0][0] == plans[1][0]
+    assert plans[0][1] and not plans[1][1]
