@@ -91,9 +91,11 @@ def test_disaggregation_where_it_pays(case: str) -> None:
 
 
 def test_bursts_need_headroom_that_a_mean_rate_misses() -> None:
-    """The same requests, in bursts: what mean rate over capacity rents misses the SLO, and the plan has more."""
-    smooth = lengths(120.0, 1500, 600, 50)
-    gaps = Stream(3, "bursts").gamma(1500, 0.05) / 0.05 / 120
+    """A quarter of the same requests come six times as fast: what mean rate over capacity rents misses the SLO, and the
+    plan has more replicas."""
+    smooth = lengths(60.0, 1600, 600, 50)
+    rate = np.where(np.arange(1600) // 200 % 4 == 3, 240.0, 48.0)
+    gaps = Stream(3, "bursts").exponential(1600) / rate
     bursty = RequestTable(np.cumsum(gaps) - gaps[0], smooth.prompt_tokens, smooth.output_tokens)
     inventory = Inventory(
         "llama-3.1-8b", {"h100": Stock(24)}, max_num_batched_tokens=(None,), tensor_parallel_size=(1,)
