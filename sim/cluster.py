@@ -139,8 +139,9 @@ class Cluster:
 
     def dispatch(self, request: Request) -> None:
         """Route a request that has no replica any more, or never had one. Its replica-to-be computes what it lacks."""
+        self._forget_passage(request)
         request.computed = request.blocks = 0
-        request.holding = request.passage = None
+        request.holding = None
         request.target = request.prompt_tokens + request.generated
         whole = request.prompt_tokens + self.lengths[request.index]
         replicas, seen = self._candidates(request, whole - 1)
@@ -203,12 +204,20 @@ class Cluster:
 
     def _end(self, request: Request, end: End, now: int) -> None:
         request.over = True
+        if request.passage is not None:
+            self._forget_passage(request)
         del self.live[request]
         if request.replica >= 0:
             self.replicas[request.replica].release(request)
         self.recorder.request(request, end, now, self.lengths[request.index])
         for listener in self.on_end:
             listener(request, end, now)
+
+    def _forget_passage(self, request: Request) -> None:
+        """It does not go on to its decode replica."""
+        if request.passage is not None and self.handoff:
+            self.handoff.forget(request.passage)
+        request.passage = None
 
     def fail(self, request: Request) -> None:
         """Nobody goes on with a request that its replica has lost."""

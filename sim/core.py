@@ -372,6 +372,11 @@ class ReplicaView(Protocol):
         ...
 
     @property
+    def coming(self) -> int:
+        """Prompt tokens of requests that are to decode there and are still being prefilled elsewhere."""
+        ...
+
+    @property
     def free_share(self) -> float:
         """Share of its KV blocks that is free, 0 to 1."""
         ...

@@ -26,11 +26,12 @@ from .sites import Sites
 class Passage:
     """A request's way from `source` to `decode`: before, during and after the transfer."""
 
-    __slots__ = ("decode", "engine", "flow", "held", "over", "request", "reserved", "source", "waited")
+    __slots__ = ("announced", "decode", "engine", "flow", "held", "over", "request", "reserved", "source", "waited")
 
     def __init__(self, request: Request, decode: Replica | None) -> None:
         self.request = request
         self.decode = decode
+        self.announced = decode is not None  # counted there among those to come
         self.source: Any = None  # engines
         self.engine: Any = None
         self.held: Claim | None = None  # on the source
@@ -138,6 +139,8 @@ class Handoff:
                 decode = None
         if first is not decode:
             request.passage = Passage(request, decode)
+            if decode:
+                decode.coming += request.prompt_tokens
         return first
 
     def _decode_replica(self, request: Request) -> Replica:
@@ -157,10 +160,17 @@ class Handoff:
         self.cluster.post(now + 1, lambda: self._offer(passage))
         return True
 
+    def forget(self, passage: Passage) -> None:
+        """Its decode replica need not expect it any more: it comes now, or never."""
+        if passage.announced and passage.decode:
+            passage.decode.coming -= passage.request.prompt_tokens
+        passage.announced = False
+
     def _offer(self, passage: Passage) -> None:
         request = passage.request
         if passage.over:
             return
+        self.forget(passage)
         if request.cancelled:
             self._give_up(passage)
             return
@@ -247,6 +257,7 @@ class Handoff:
     def _let_go(self, passage: Passage) -> None:
         """Stop the transfer and give all blocks back."""
         passage.over = True
+        self.forget(passage)
         passage.request.passage = None
         del self._active[passage]
         self._stop_flow(passage)

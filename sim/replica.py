@@ -28,6 +28,7 @@ class Replica:
         "_load",
         "_same_until",
         "by_priority",
+        "coming",
         "domains",
         "history",
         "id",
@@ -49,6 +50,7 @@ class Replica:
         self.history: list[tuple[int, str]] = []  # when it came into which state; empty = always up
         self.requests = 0  # routed here and not ended
         self.tokens = 0  # their prompt tokens
+        self.coming = 0  # prompt tokens of those that are to decode here and are prefilled elsewhere
         self.by_priority: dict[int, int] = {}  # how many of each priority
         self._load: Load
         self._ahead: Load | None = None
@@ -132,11 +134,12 @@ class Replica:
         return min(sum(self.prefill_seconds(*prompt) for prompt in _prompts(d)) for d in self.domains)
 
     def decode_seconds(self) -> float:
-        """Predicted time of an iteration with one more decode than it has requests running."""
+        """Predicted time of an iteration with one more decode than it has requests running, and the KV cache that is
+        to come."""
         cost, engines = self.domains[0].cost, len(self.domains)
         load = self.load
         decodes = load.running // engines + 1
-        context = (load.total_blocks - load.free_blocks) * self.block_size // engines
+        context = ((load.total_blocks - load.free_blocks) * self.block_size + self.coming) // engines
         mean = context // decodes
         pieces = sum(stage.piece((), decodes, context, mean, mean)[0] for stage in cost.stages)
         return (pieces + cost.host(decodes)) / TICKS_PER_SECOND

@@ -21,6 +21,7 @@ BUILT_IN = {
         "trtllm": "trtllm:Trtllm",
         "preemptive": "preemptive:Preemptive",
         "niyama": "niyama:Niyama",
+        "splitwise": "splitwise_batch:SplitwiseBatch",
     },
     "queue": {
         "fcfs": "fcfs:Fcfs",

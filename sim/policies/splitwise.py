@@ -3,7 +3,8 @@
 Source: Mutinifni/splitwise-sim, 8f99e7dc. All pools have role mixed. A prompt goes to the machine of the prompt pool
 with the fewest pending tokens, unless that one has a queue that would grow beyond `max_pending`: then to a machine that
 does both already, or else a token machine is borrowed. The token phase goes to the token machine with the least memory
-in use or queued for, unless the prompt does not fit there; then likewise. A borrowed machine that is idle goes back.
+in use, queued for or on its way, unless the prompt does not fit there; then likewise. A borrowed machine that is idle
+goes back. The authors' scheduler knows the answer's length and counts it; here an injected predictor's word counts.
 """
 
 from __future__ import annotations
@@ -34,46 +35,51 @@ class Splitwise:
     ) -> tuple[int, int] | None:
         """Positions in `prefill` and `decode`, which hold the same machines."""
         self._mixed -= {view.id for view in prefill if not view.requests}
-        prompt = self._prompt_machine(request, prefill)
-        token = self._token_machine(request, decode)
+        prompt, token = self._prompt_machine(request, prefill), self._token_machine(request, decode)
+        if prompt is None or token is None:  # all do both already
+            least = min(range(len(prefill)), key=lambda i: (prefill[i].pending_tokens, i))
+            return least, least
         return prompt, token
 
     def _pool(self, views: Sequence[ReplicaView], name: str) -> list[int]:
         return [i for i, view in enumerate(views) if view.pool == name and view.id not in self._mixed]
 
-    def _prompt_machine(self, request: Request, views: Sequence[ReplicaView]) -> int:
-        mixed = [i for i, view in enumerate(views) if view.id in self._mixed]
+    def _prompt_machine(self, request: Request, views: Sequence[ReplicaView]) -> int | None:
         pending = [view.pending_tokens for view in views]
 
         def fits(i: int) -> bool:
             return pending[i] == 0 or pending[i] + request.prompt_tokens <= self.max_pending
 
-        return self._first(
-            views, [self._pool(views, self.prompt_pool), mixed, self._pool(views, self.token_pool)], pending, fits
-        )
+        return self._first(views, self.prompt_pool, self.token_pool, pending, fits)
 
-    def _token_machine(self, request: Request, views: Sequence[ReplicaView]) -> int:
-        mixed = [i for i, view in enumerate(views) if view.id in self._mixed]
-        loads = [view.load for view in views]
-        used = [load.total_blocks - load.free_blocks + load.queued_blocks for load in loads]
+    def _token_machine(self, request: Request, views: Sequence[ReplicaView]) -> int | None:
+        used = [_committed(view) for view in views]
 
         def fits(i: int) -> bool:
-            need = -(-request.prompt_tokens // views[i].block_size)
-            return used[i] + need <= loads[i].total_blocks
+            view = views[i]
+            need = request.prompt_tokens + round(request.estimate)
+            return used[i] - (-need // view.block_size) <= view.load.total_blocks
 
-        return self._first(
-            views, [self._pool(views, self.token_pool), mixed, self._pool(views, self.prompt_pool)], used, fits
-        )
+        return self._first(views, self.token_pool, self.prompt_pool, used, fits)
 
     def _first(
-        self, views: Sequence[ReplicaView], choices: list[list[int]], load: list[int], fits: Callable[[int], bool]
-    ) -> int:
-        """The least loaded machine that fits of the first group that has one; of the last group it becomes mixed."""
-        for number, group in enumerate(choices):
+        self, views: Sequence[ReplicaView], own: str, other: str, load: list[int], fits: Callable[[int], bool]
+    ) -> int | None:
+        """The least loaded of its own pool if it fits, else of the mixed ones if it fits, else one of the other pool,
+        which becomes mixed; None if there is none."""
+        mixed = [i for i, view in enumerate(views) if view.id in self._mixed]
+        for group in (self._pool(views, own), mixed):
             if group:
                 best = min(group, key=lambda i: (load[i], i))
                 if fits(best):
-                    if number == len(choices) - 1:
-                        self._mixed.add(views[best].id)
                     return best
-        return min(range(len(views)), key=lambda i: (load[i], i))
+        borrowed = min(self._pool(views, other), key=lambda i: (load[i], i), default=None)
+        if borrowed is not None:
+            self._mixed.add(views[borrowed].id)
+        return borrowed
+
+
+def _committed(view: ReplicaView) -> int:
+    """Blocks in use, queued for, and of requests on their way."""
+    load = view.load
+    return load.total_blocks - load.free_blocks + load.queued_blocks - (-view.coming // view.block_size)

@@ -99,6 +99,30 @@ def test_a_borrowed_machine_helps_a_rush_of_prompts(small):
     assert ttft(600) < 0.75 * ttft(10**9)
 
 
+@pytest.mark.parametrize("burst", [False, True])
+def test_splitwise_machines_decide_the_same_in_all_engines(small, burst):
+    """Its machine scheduler on its pools, with prompts beyond the budget of a batch and little memory."""
+    router, pools = TWO_POOLS["splitwise"]
+    pools = [{**pool, "max_num_batched_tokens": 128, "num_gpu_blocks_override": 90} for pool in pools]
+    for keys in ({"router": router}, {"router": {"name": "least_outstanding", "by": "pending"}}):
+        plan = small.plan(pools, engine="splitwise-sim", **keys)
+        small.run_all(plan, small.table(120, 14.0, output=70, burst=burst))
+
+
+def test_decodes_pause_for_prompts_but_not_for_ever(small):
+    """One machine, prompts without end: decodes run at least every fifth step, or as often as `max_pauses` says."""
+    table = small.table(150, 60.0, prompt=400, output=20)
+
+    def decode_p99(max_pauses):
+        pool = {"max_num_batched_tokens": 128, "num_gpu_blocks_override": 4000, "max_num_seqs": 128}
+        pool["batch"] = {"name": "splitwise", "max_pauses": max_pauses}
+        result = small.run(table, small.plan([pool], engine="splitwise-sim"))
+        small.check(result)
+        return build_report(result)["p99_itl_ms"]
+
+    assert decode_p99(1) < decode_p99(4) < decode_p99(1000) / 2
+
+
 def test_mixed_hardware_is_used_in_proportion(small):
     """An A100 beside an A10: predicted TTFT sends it more, and waits less than turns do."""
     pools = [{"hardware": "a10"}, {"hardware": "a100-80gb"}]

@@ -38,6 +38,22 @@ def test_distserve_figure_1():
     between("decode only", 9.0, 16.0)
 
 
+@pytest.mark.skipif(not (DATA / "splitwise").is_dir(), reason="SERVECAST_DATA has no splitwise folder")
+def test_splitwise_designs_at_equal_power():
+    """On the authors' step times and at full scale the split A100s carry 2.15 times the rate of mixed ones (+-25 %):
+    each keeps all nine SLOs at the lower rate only. The mixed design fails on TBT with TTFT to spare, the split one on
+    TTFT with TBT to spare."""
+    splitwise = study("splitwise")
+
+    def found(system, rate):
+        return splitwise.slowdowns(splitwise.ISO_POWER[system], rate, 15.0, seed=1)
+
+    assert splitwise.keeps(found("Baseline-A100", 50)) and splitwise.keeps(found("AA", 105))
+    mixed, split = found("Baseline-A100", 66), found("AA", 130)  # so the ratio is between 1.6 and 2.6
+    assert mixed["tbt", 90] > 1.5 and mixed["ttft", 99] < 3
+    assert split["ttft", 99] > 6 and split["tbt", 90] < 1.2
+
+
 def test_llumnix_lengths_are_the_papers():
     """P50 and P99 of the generator: 38 / 1464, 32 / 4208, 55 / 5166 for S, M, L (Llumnix, table 1).
 
