@@ -364,75 +364,59 @@ class ReplicaView(Protocol):
     @property
     def requests(self) -> int:
         """Requests routed there that have not ended."""
-        ...
 
     @property
     def tokens(self) -> int:
         """Prompt tokens of those requests."""
-        ...
 
     @property
     def coming(self) -> int:
         """Prompt tokens of requests that are to decode there and are still being prefilled elsewhere."""
-        ...
 
     @property
     def free_share(self) -> float:
         """Share of its KV blocks that is free, 0 to 1."""
-        ...
 
     @property
     def load(self) -> Load:
         """What it has to do; the same object as long as the view is the same. O(waiting)."""
-        ...
 
     @property
     def load_before(self) -> Load:
-        """`load`, or what it was a while ago: since then only free blocks can have become fewer. Cheap: for a policy
-        that looks for the freest of many and asks the exact `load` of those that may be it."""
-        ...
+        """`load`, or what it was a while ago: since then only free blocks can have become fewer. Cheap."""
 
     @property
     def load_ahead(self) -> Load:
         """`load`, but with the fewest blocks that will be free before an engine decides anew or a request arrives."""
-        ...
 
     @property
     def block_size(self) -> int: ...
     @property
     def by_priority(self) -> Mapping[int, int]:
         """Its requests by priority, those of priority 0 left out."""
-        ...
 
     @property
     def pool(self) -> str:
         """The name of its pool."""
-        ...
 
     @property
     def pending_tokens(self) -> int:
         """Prompt tokens that are to be computed there. O(waiting)."""
-        ...
 
     def cached_tokens(self, request: Request) -> int:
         """Tokens of a prompt in its prefix cache."""
-        ...
 
     def has_adapter(self, request: Request) -> bool:
         """Whether a request's LoRA adapter is on one of its devices."""
-        ...
 
     def prefill_seconds(self, tokens: int, context: int) -> float:
         """Predicted time of a prompt's `tokens` tokens after `context` cached ones, alone."""
-        ...
 
     def queue_seconds(self) -> float:
         """Predicted time of the prompts that wait there or are under way. O(waiting)."""
-        ...
 
     def decode_seconds(self) -> float:
         """Predicted time of an iteration with one more decode than it has requests running."""
-        ...
 
 
 class Router(Protocol):
@@ -445,7 +429,6 @@ class Router(Protocol):
 
     def route(self, request: Request, views: Sequence[ReplicaView]) -> int:
         """Position in `views`."""
-        ...
 
 
 class PairRouter(Protocol):
@@ -455,7 +438,6 @@ class PairRouter(Protocol):
         self, request: Request, prefill: Sequence[ReplicaView], decode: Sequence[ReplicaView]
     ) -> tuple[int, int] | None:
         """Positions in the two; None rejects the request."""
-        ...
 
 
 class AdmissionPolicy(Protocol):
@@ -463,7 +445,6 @@ class AdmissionPolicy(Protocol):
 
     def admit(self, request: Request, views: Sequence[ReplicaView], now: int) -> bool:
         """Whether a new request may come in; `views` are the replicas that could take it."""
-        ...
 
 
 class Autoscaler(Protocol):
@@ -475,7 +456,6 @@ class Autoscaler(Protocol):
         views : those that are up. starting : how many more are coming. now : seconds. recent : TTFTs of the pool's
         requests that had their first token since the last look, seconds.
         """
-        ...
 
 
 class Rebalancer(Protocol):
@@ -491,13 +471,9 @@ class Rebalancer(Protocol):
 
     def pairs(self, views: Sequence[ReplicaView]) -> list[tuple[int, int]]:
         """Positions in `views`: from which replica to which one."""
-        ...
 
     def calm(self, views: Sequence[ReplicaView]) -> bool:
-        """Whether `pairs` would find nothing until an engine decides anew or a request arrives, and need not be asked.
-        O(replicas)."""
-        ...
+        """Whether `pairs` would find nothing until an engine decides anew or a request arrives. O(replicas)."""
 
     def candidate(self, running: Sequence[Request]) -> Request | None:
         """Which of the decoding requests (list order) of a source goes."""
-        ...
