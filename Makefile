@@ -10,6 +10,7 @@
 #   make studies  published results of the literature, replayed: a table a study in out/studies (hours)
 #   make gpu      on a machine with a GPU: kernel tests, benchmarks, profiles, closed loop; 10 minutes, run it again
 #   make gpu-wheels    what that needs beside torch and triton, where the machine has no network: into out/wheels
+#   make notebooks    run every notebook from a clean kernel (some minutes)
 #   make clean    remove what make made
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -25,7 +26,7 @@ ifneq ($(wildcard ../shared/data/.),)
 export SERVECAST_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: help demo test lint bench bench-scale validate parity studies gpu gpu-wheels clean
+.PHONY: help demo test lint notebooks bench bench-scale validate parity studies gpu gpu-wheels clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -43,6 +44,9 @@ lint: $(VENV)/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+notebooks: $(VENV)/notebook
+	$(BIN)/python notebooks/run.py
 
 bench: $(VENV)/core
 	$(BIN)/python bench/bench.py
@@ -86,6 +90,10 @@ $(VENV)/core: pyproject.toml | $(BIN)/python
 
 $(VENV)/test: pyproject.toml | $(BIN)/python
 	$(PIP) install --editable '.[test]'
+	@touch $(VENV)/core $@
+
+$(VENV)/notebook: pyproject.toml | $(BIN)/python
+	$(PIP) install --editable '.[notebook]'
 	@touch $(VENV)/core $@
 
 $(BIN)/python:

@@ -151,7 +151,7 @@ def run(
         world.cluster.on_end.append(watch)
     watch.env = world.env
     if on_end:
-        world.cluster.on_end.append(on_end)
+        world.cluster.on_end.append(_between_events(world.env, on_end))
     interrupted, spent = _drive(world, horizon, lambda: checkpoint.save(world, outside) if checkpoint else None)
     world.cluster.close()
     return Run(
@@ -165,6 +165,22 @@ def run(
         services=world.services,
         cpu_seconds=spent,
     )  # fmt: skip
+
+
+def _between_events(env: Clock, on_end: Callable[[Request, End, int], None]) -> Callable[[Request, End, int], None]:
+    """`on_end`, whose `KeyboardInterrupt` waits for the end of the event in which it comes: what is booked halfway
+    cannot be closed."""
+
+    def interrupt(_: Event) -> None:
+        raise KeyboardInterrupt
+
+    def listener(request: Request, end: End, now: int) -> None:
+        try:
+            on_end(request, end, now)
+        except KeyboardInterrupt:
+            Moment(env, env.now, ARRIVALS, interrupt)
+
+    return listener
 
 
 def _oracle(*arguments: Any, recorder: Recorder, number: int) -> ListEngine:

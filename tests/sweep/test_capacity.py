@@ -225,3 +225,13 @@ def test_the_message_of_no_load_has_the_values(servecast: Any, folder: Path) -> 
 def test_bundled_plans_and_slos_go_by_name(servecast: Any, folder: Path) -> None:
     outcome = servecast("capacity", *WORDS, "--plan", "bench-1", "--slo", "chat", "--limit", 400, "--precision", 0.5)
     assert outcome.code == 0 and load_plan("bench-1").name == "bench-1"
+
+
+def test_a_run_given_up_in_the_middle_of_a_step_can_be_closed() -> None:
+    """Where roles hand requests over, one ends while its engine books an iteration."""
+    pools = [{"name": role, "role": role, "hardware": "h100", "max_model_len": 16384} for role in ("prefill", "decode")]
+    split = plan_from({"model": "llama-3.1-8b", "engine": "vllm-0.19", "pools": pools})
+    s = Stream(0, "split")
+    prompts, outputs = ((s.gamma(20, 4.0) / 4 * mean + 1).astype(np.int64) for mean in (6000, 150))
+    table = RequestTable(np.cumsum(s.exponential(20)) / 2.0, np.minimum(prompts, 14000), outputs)
+    assert capacity(table, split, slo("ttft p90 <= 2s", "tpot p90 <= 12ms"), precision=0.5).verdict == "found"
