@@ -16,6 +16,7 @@ from .catalog import find
 from .dynamics import Faults, Scaling
 from .engine import PolicyChoice
 from .model import Format, Parallelism
+from .semantic import SemanticCache
 from .strict import build, check, read_mapping
 from .techniques import Techniques
 from .topology import Disaggregation, Topology
@@ -91,6 +92,7 @@ class Pool:
         parameter and the number type of products (`{bits: 3.2, compute: bf16}`, for sizes in between as BitStack's).
     cost : "roofline", or the path of measured times: a table set, or a folder in a format that a reader knows.
     eviction : which cached KV blocks are forgotten first.
+    prepend_tokens : put before every prompt that comes here, such as examples for a small model (IC-Cache).
     num_gpu_blocks_override : KV blocks of an engine, instead of the memory arithmetic.
     price_per_hour : USD for one accelerator.
     techniques : of the literature (docs/techniques.md).
@@ -122,6 +124,7 @@ class Pool:
     kv_cache_dtype: str = "auto"
     num_gpu_blocks_override: int | None = None
     swap_space: float | None = None
+    prepend_tokens: int = 0
     batch: PolicyChoice | None = None
     kv: PolicyChoice | None = None
     queue: PolicyChoice | None = None
@@ -139,7 +142,12 @@ class Pool:
             check(value is None or value >= 1, key, value, "at least 1")
         share = self.gpu_memory_utilization
         check(share is None or 0 < share <= 1, "gpu_memory_utilization", share, "a share above 0, at most 1")
-        not_negative = {"long_prefill_token_threshold": "tokens", "swap_space": "GiB", "price_per_hour": "USD"}
+        not_negative = {
+            "prepend_tokens": "tokens",
+            "long_prefill_token_threshold": "tokens",
+            "swap_space": "GiB",
+            "price_per_hour": "USD",
+        }
         for key, unit in not_negative.items():
             value = getattr(self, key)
             check(value is None or value >= 0, key, value, f"{unit}, not negative")
@@ -204,6 +212,7 @@ class Plan:
     admission: PolicyChoice | None = None
     scaling: tuple[Scaling, ...] = ()
     adapters: Adapters | None = None
+    semantic_cache: SemanticCache | None = None
     faults: Faults | None = None
     # Where relative paths of cards start; not part of the plan.
     folder: str = field(default="", compare=False, metadata={"written": False})
@@ -222,10 +231,21 @@ class Plan:
         values = dataclasses.asdict(self)
         values.pop("folder")
         _leave_out_defaults(
-            values, Plan, ("topology", "disaggregation", "rebalancer", "admission", "scaling", "faults", "adapters")
+            values,
+            Plan,
+            (
+                "topology",
+                "disaggregation",
+                "rebalancer",
+                "admission",
+                "scaling",
+                "faults",
+                "adapters",
+                "semantic_cache",
+            ),
         )
         for pool in values["pools"]:
-            _leave_out_defaults(pool, Pool, ("fabric", "techniques", "eviction"))
+            _leave_out_defaults(pool, Pool, ("fabric", "techniques", "eviction", "prepend_tokens"))
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .handoff import Handoff
     from .limbo import Limbo
     from .program import Program
+    from .semantic import FrontEnd
 
 
 class TraceColumns:
@@ -58,6 +59,7 @@ class Cluster:
         self.handoff: Handoff | None = None
         self.limbo: Limbo | None = None
         self.admission: AdmissionPolicy | None = None
+        self.front: FrontEnd | None = None
         self._trace = trace
         self._prompts, self._outputs = trace.prompts, trace.outputs
         self._priority, self._tenant, self._model = trace.priority, trace.tenant, trace.model
@@ -115,24 +117,34 @@ class Cluster:
             request.program = self.program(row)
         if self._adapter is not None:
             request.adapter = self._adapter[row]
+        if self.front and self.front.takes(request):
+            self.live[request] = None
+            if self.estimate:
+                request.estimate = self.estimate(self._outputs[row])
+            self._set_length(request, max(self._max_model_len.values()))
+            return self._announce(request)
         plain = not self._by_model and prompt < self._shortest
         replicas, seen = self._everyone if plain else self._candidates(request, prompt)
         self.live[request] = None
         if self.estimate and replicas:
             request.estimate = self.estimate(self._outputs[row])
         replica = self._route(request, replicas, seen) if replicas else None
-        output = self._outputs[row]
         if replica is None and not (self.limbo and not replicas and self.limbo.takes(request)):
-            self.lengths.append(output)
+            self.lengths.append(self._outputs[row])
             self._end(request, End.REJECTED, self.env.now)
             return request
-        room = (self._max_model_len[replica.id] if replica else max(self._max_model_len.values())) - prompt
-        if output > room:
-            output = room
-            self.truncated += 1
-        self.lengths.append(output)
+        self._set_length(request, self._max_model_len[replica.id] if replica else max(self._max_model_len.values()))
         if replica:
             replica.arrive(request)
+        return self._announce(request)
+
+    def _set_length(self, request: Request, max_model_len: int) -> None:
+        """Its true output, cut where a replica has no room for more."""
+        output, room = self._outputs[request.row], max_model_len - request.prompt_tokens
+        self.truncated += output > room
+        self.lengths.append(min(output, max(1, room)))
+
+    def _announce(self, request: Request) -> Request:
         for listener in self.on_submit:
             listener(request)
         return request
@@ -166,7 +178,11 @@ class Cluster:
             return None
         if self.handoff:
             return self.handoff.route(request, replicas, seen)
-        return replicas[self.router.route(request, seen)] if len(replicas) > 1 else replicas[0]
+        replica = replicas[self.router.route(request, seen)] if len(replicas) > 1 else replicas[0]
+        if replica.prepend_tokens:
+            request.prompt_tokens = self._prompts[request.row] + replica.prepend_tokens
+            request.target = request.prompt_tokens + request.generated
+        return replica
 
     def post(self, at: int, callback: Callable[[], object]) -> None:
         """Call back at a tick, as something that comes from outside.

@@ -34,6 +34,7 @@ class Replica:
         "id",
         "number",
         "pool",
+        "prepend_tokens",
         "requests",
         "role",
         "state",
@@ -44,6 +45,7 @@ class Replica:
         self.id = id_
         self.pool = pool
         self.number = number  # in its pool
+        self.prepend_tokens = 0  # put before every prompt
         self.domains = domains
         self.role = role
         self.state = "up"  # or "starting", "draining" (finishes what it has and gets nothing new) or "down"

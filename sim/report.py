@@ -52,6 +52,8 @@ def build_report(run: Run, slo: SLO | None = None, warmup: float = 0.0) -> dict[
     figures["simulation"] = _simulation(run, warmup)
     if run.services:
         figures["simulation"]["cluster"] = service_figures(run, requests)
+    if run.front:
+        figures["simulation"]["semantic_cache"] = run.front.figures()
     return figures
 
 

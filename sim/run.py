@@ -37,6 +37,7 @@ from .programs import ProgramClients
 from .rank import Rank
 from .records import End, Recorder
 from .replica import Replica
+from .semantic import FrontEnd
 from .services import Services, wanted
 
 Progress = Callable[[float, int, int], None]  # simulated seconds, requests ended, requests in the trace
@@ -74,6 +75,7 @@ class Run:
     invariants: dict[str, bool]
     cpu_seconds: float
     services: Services | None = None
+    front: FrontEnd | None = None
 
     @property
     def leaps(self) -> int:
@@ -162,7 +164,7 @@ def run(
         interrupted=interrupted, truncated=world.cluster.truncated,
         timeouts=world.patience.timeouts if world.patience else 0,
         invariants=check_invariants(world.recorder, world.cluster, interrupted or horizon < inf, world.services),
-        services=world.services,
+        services=world.services, front=world.cluster.front,
         cpu_seconds=spent,
     )  # fmt: skip
 
@@ -212,9 +214,9 @@ def _drive(world: _World, horizon: float, save: Callable[[], None]) -> tuple[boo
 def _check_together(plan: Plan, deployments: Sequence[Deployment], oracle: bool, checkpoint: Checkpoint | None) -> None:
     if oracle and any(d.lockstep for d in deployments):
         raise InputError("oracle", "data-parallel ranks in lockstep", "a plan without them; the oracle walks one rank")
-    if checkpoint and wanted(plan):
-        found = "given with a plan that hands requests over, scales or fails"
-        expected = "a plan without disaggregation, rebalancer, admission, scaling and faults"
+    if checkpoint and (wanted(plan) or plan.semantic_cache):
+        found = "given with a plan that hands requests over, looks answers up, scales or fails"
+        expected = "a plan without disaggregation, rebalancer, admission, scaling, faults and semantic_cache"
         raise InputError("--checkpoint", found, expected)
 
 
@@ -255,12 +257,16 @@ class _World:
                 if deployment.lockstep and not engine:
                     Lockstep(self.env, cluster.turn, domains[0].place, domains)
                 pool = deployment.pool
-                self.replicas.append(Replica(len(self.replicas), pool.name, domains, pool.role, number))
+                replica = Replica(len(self.replicas), pool.name, domains, pool.role, number)
+                replica.prepend_tokens = pool.prepend_tokens
+                self.replicas.append(replica)
         router = make_router(plan)
         begin = getattr(router, "begin", None)
         if begin:
             begin(Stream(seed, "router"))
         cluster.connect(self.replicas, router, ticks(plan.router.view_age), self._serving(table, deployments))
+        if plan.semantic_cache:
+            cluster.front = FrontEnd(cluster, plan.semantic_cache, table, seed)
         self.services: Services | None = None
         if self._serviced:
             by_pool = {d.pool.name: d for d in deployments}

@@ -62,6 +62,7 @@ BUILT_IN = {
         "splitwise": "splitwise:Splitwise",
         "adapter_affinity": "adapter_affinity:AdapterAffinity",
         "punica": "punica:Punica",
+        "ic_cache": "ic_cache:IcCache",
     },
     "rebalancer": {
         "llumnix": "llumnix_migration:LlumnixMigration",

@@ -24,6 +24,8 @@ TECHNIQUE = {  # plan -> the keys, of the plan or of its pools, that are its tec
     "longest-prefix": ("queue",),
     "s-lora": ("adapters",),
     "punica": ("adapters", "router"),
+    "semantic-cache": ("semantic_cache",),
+    "ic-cache": ("router", "prepend_tokens"),
 }
 
 
@@ -40,7 +42,8 @@ def workload(bench, n: int = 90):
     table = bench.workload(n=n, rate=25.0)
     tenants = Labels((np.arange(n) % 3 % 2).astype(np.int32), ("a", "b"))
     ids = [[i * 5 % 4 * 1000 + j for j in range(p // 16)] for i, p in enumerate(table.prompt_tokens.tolist())]
-    return dataclasses.replace(table, tenant=tenants, blocks=PrefixBlocks.of(16, "floor", ids))
+    kinds = Labels((np.arange(n) % 5 % 2).astype(np.int32), ("code", "chat"))
+    return dataclasses.replace(table, tenant=tenants, request_class=kinds, blocks=PrefixBlocks.of(16, "floor", ids))
 
 
 @pytest.mark.parametrize("name", TECHNIQUE)
