@@ -1,7 +1,7 @@
 """The real engine: the list-walking loop of `sim.oracle`, whose iterations run a model instead of asking for a price.
 
-Policies, block counts, preemption and the books on every request are the simulator's own code. What is added here are
-the tokens, the blocks' places in the cache, and the clock.
+Policies, block counts, the prefix cache, preemption and the books on every request are the simulator's own code. What
+is added here are the tokens, the blocks' places in the cache (`blocks`), and the clock.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ..sim.core import Request
 from ..sim.oracle import ListEngine
 from ..sim.records import Recorder
 from .batch import Row, make_batch
+from .blocks import Placed, placed
 from .clocks import CpuClock, WallClock
 from .graphs import DecodeGraphs
 from .model import Model
@@ -41,6 +42,8 @@ class RealEngine(ListEngine):
         graphs: DecodeGraphs | None = None, deliver: Callable[[Request, Sequence[int]], None] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(*arguments)
+        self.pool: Placed = placed(self.pool)
+        self.lookup, self.promise = self.pool.lookup, self.pool.promise
         if self.limits.fixed_blocks:
             raise InputError("model", "layers whose cache does not grow with the context", "attention in every layer")
         self.model, self.graphs, self.deliver, self._prompt = model, graphs, deliver, prompt
@@ -49,9 +52,7 @@ class RealEngine(ListEngine):
         self.device: list[int] = []  # of each of `iterations`, the ticks that the device took
         self._leaps, self._odd_gaps = recorder.leaps[number], recorder.odd_gaps[number]
         self._tokens: dict[Request, list[int]] = {}
-        self._tables: dict[Request, list[int]] = {}
         self._saved: dict[Request, torch.Tensor] = {}  # cache contents of swapped-out requests, on the host
-        self._spare = list(range(self.total_blocks - 1, -1, -1))
 
     # -- an iteration --------------------------------------------------------------------------------------------
 
@@ -86,9 +87,7 @@ class RealEngine(ListEngine):
         return tokens[: len(chunks) + len(decodes)].tolist(), watch.seconds()
 
     def _row(self, request: Request, count: int) -> Row:
-        table = self._tables.setdefault(request, [])
-        while len(table) < request.blocks:
-            table.append(self._spare.pop())
+        table = self.pool.tables.table(request)
         if request in self._saved:
             saved = self._saved.pop(request)
             self.model.restore(saved, table[: len(saved)])
@@ -120,13 +119,12 @@ class RealEngine(ListEngine):
     def release(self, request: Request, preempted: bool = False) -> None:
         """Take the blocks back."""
         super().release(request, preempted)
-        self._spare += reversed(self._tables.pop(request, []))
         if not preempted:
             self._forget(request)
 
     def preempt(self, request: Request) -> None:
         """Free a victim's blocks; what goes to the host is copied before anybody writes over it."""
-        table = self._tables.get(request, [])
+        table = list(self.pool.tables.table(request))
         super().preempt(request)
         if request in self.swapped:
             self._saved[request] = self.model.save(table)

@@ -14,7 +14,7 @@ from ..sim.core import Request
 from ..sim.deploy import Deployment, deploy
 from ..sim.run import Progress, Run, run
 from ..traces.streams import Stream
-from ..traces.table import RequestTable
+from ..traces.table import Ints, RequestTable
 from .batch import Row, make_batch
 from .clocks import CpuClock, WallClock
 from .engine import RealEngine
@@ -35,7 +35,6 @@ class Server:
         self, plan: Plan, device: torch.device | str, *, seed: int = 0, graph_sizes: Sequence[int] = (),
         ready: bool = True,
     ) -> None:  # fmt: skip
-        plan = servable(plan)
         deployment = only_deployment(plan)
         limits = deployment.limits
         self.plan, self._seed, self._vocabulary = plan, seed, deployment.model.vocab_size
@@ -53,15 +52,13 @@ class Server:
         self, table: RequestTable, plan: Plan | None = None, *, clock: WallClock | CpuClock | None = None,
         progress: Progress | None = None, deliver: Callable[[Request, Sequence[int]], None] | None = None,
     ) -> Run:  # fmt: skip
-        """Serve `table` with random prompts of its lengths; the books are those of a simulation.
+        """Serve `table` with `make_prompts` of it; the books are those of a simulation.
 
         plan : another one for the same model, with no more KV blocks. clock : of the run; None: iterations last as
-        long as the plan's cost model says. deliver : is given each request that ends with the tokens it got.
+        long as the plan's cost model says, and may then be decided ahead. deliver : is given each request that ends
+        with the tokens it got.
         """
-        prompts = [
-            Stream(self._seed, f"prompt/{row}").integers(tokens, self._vocabulary)
-            for row, tokens in enumerate(table.prompt_tokens.tolist())
-        ]
+        prompts = make_prompts(table, self._vocabulary, self._seed)
 
         def prompt(request: Request) -> list[int]:
             ids: list[int] = prompts[request.row].tolist()
@@ -70,12 +67,30 @@ class Server:
         engine = partial(RealEngine, model=self.model, prompt=prompt, graphs=self._graphs, deliver=deliver)
         if len(table):  # nobody waits for the first arrival
             table = dataclasses.replace(table, arrival=table.arrival - table.arrival[0])
-        return run(table, servable(plan or self.plan), seed=self._seed, engine=engine, env=clock, progress=progress)
+        plan = servable(plan or self.plan) if clock else plan or self.plan
+        return run(table, plan, seed=self._seed, engine=engine, env=clock, progress=progress)
+
+
+def make_prompts(table: RequestTable, vocabulary: int, seed: int) -> list[Ints]:
+    """Random token ids for the prompt of each row; prompts share the tokens of the prefix blocks that they share."""
+    prompts = [
+        Stream(seed, f"prompt/{row}").integers(tokens, vocabulary)
+        for row, tokens in enumerate(table.prompt_tokens.tolist())
+    ]
+    if table.blocks:
+        size, known = table.blocks.size, dict[int, Ints]()
+        for row, prompt in enumerate(prompts):
+            for i, key in enumerate(table.blocks.row(row).tolist()):
+                if key not in known:
+                    known[key] = Stream(seed, f"prefix/{key}").integers(size, vocabulary)
+                part = prompt[i * size : (i + 1) * size]
+                part[:] = known[key][: len(part)]
+    return prompts
 
 
 def servable(plan: Plan) -> Plan:
-    """The plan as the real engine serves it: it schedules between iterations, and no two requests share a block."""
-    pools = (dataclasses.replace(p, async_scheduling=False, enable_prefix_caching=False) for p in plan.pools)
+    """The plan as the real engine serves it: it decides between iterations, not during them."""
+    pools = (dataclasses.replace(p, async_scheduling=False) for p in plan.pools)
     return dataclasses.replace(plan, pools=tuple(pools))
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from functools import partial
 from time import monotonic, thread_time
 
 import numpy as np
@@ -22,23 +20,23 @@ from servecast.real_backend.clocks import CpuClock, WallClock
 from servecast.real_backend.engine import RealEngine
 from servecast.real_backend.model import Model
 from servecast.real_backend.operators import EPSILON, TorchOperators, TritonOperators
-from servecast.real_backend.serve import Server, servable
+from servecast.real_backend.serve import Server, make_prompts
 from servecast.sim.report import build_report
 from servecast.sim.run import run
 from servecast.traces.streams import Stream
-from servecast.traces.table import RequestTable
+from servecast.traces.table import PrefixBlocks, RequestTable
 
 DENSE = {
     "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 96, "vocab_size": 300,
     "max_position_embeddings": 512, "torch_dtype": "float16",
 }  # fmt: skip
+EXPERTS = {**DENSE, "model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
 CONFIGS = {
     "dense": DENSE,
     "tied, biased, in a window": {**DENSE, "model_type": "mistral", "tie_word_embeddings": True, "attention_bias": True,
                                   "sliding_window": 9},
-    "experts": {**DENSE, "model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2,
-                "moe_intermediate_size": 48},
+    "experts": EXPERTS,
 }  # fmt: skip
 
 
@@ -111,15 +109,27 @@ def plan_for(tmp_path):
         pool = {"name": "p", "hardware": "h100", "max_model_len": 256, "num_gpu_blocks_override": 40,
                 "max_num_seqs": 8, "max_num_batched_tokens": 64, **pool}  # fmt: skip
         predictor = {"name": "oracle", "sigma": 0.5}
+        pool = {key: value for key, value in pool.items() if value is not None}
         return plan_from({"model": str(path), "engine": "vllm-0.19", "pools": [pool], "predictor": predictor})
 
     return make
 
 
-def workload(requests: int, rate: float, seed: int = 0) -> RequestTable:
+def workload(requests: int, rate: float, seed: int = 0, shared: bool = False) -> RequestTable:
+    """shared : prompts begin like others', with one of three chains of prefix blocks of 16 tokens."""
     stream = Stream(seed, "workload")
     arrival = np.cumsum(stream.exponential(requests)) / rate
-    return RequestTable(arrival - arrival[0], 1 + stream.integers(requests, 90), 1 + stream.integers(requests, 40))
+    prompts, answers = 1 + stream.integers(requests, 90), 1 + stream.integers(requests, 40)
+    blocks = None
+    if shared:
+        prompts = prompts // 3 * 2 + 16
+        chains, alike = stream.integers(requests, 3), stream.integers(requests, 6)
+        rows = [
+            [1000 * chain + i if i < same else 10_000 + 10 * row + i for i in range(n // 16)]
+            for row, (chain, same, n) in enumerate(zip(chains.tolist(), alike.tolist(), prompts.tolist(), strict=True))
+        ]
+        blocks = PrefixBlocks.of(16, "floor", rows)
+    return RequestTable(arrival - arrival[0], prompts, answers, priority=stream.integers(requests, 3), blocks=blocks)
 
 
 def iterations(outcome):
@@ -135,49 +145,97 @@ def iterations(outcome):
     return rows
 
 
+UNCACHED = {"async_scheduling": False, "enable_prefix_caching": False}
+SHARED = {"enable_prefix_caching": True, "num_gpu_blocks_override": 28}
 POLICIES = {
-    "vllm v1": {},
-    "long prompts in parts": {"long_prefill_token_threshold": 16},
-    "shortest first": {"queue": "sjf"},
+    "vllm v1": UNCACHED,
+    "long prompts in parts": {**UNCACHED, "long_prefill_token_threshold": 16},
+    "shortest first": {**UNCACHED, "queue": "sjf"},
+    "by priority": {**UNCACHED, "queue": "priority"},
+    "experts": {**UNCACHED, "config": EXPERTS},
+    "shared prefixes": {**SHARED, "async_scheduling": False},
+    "shared prefixes in larger blocks": {**SHARED, "async_scheduling": False, "block_size": 32,
+                                         "num_gpu_blocks_override": 16},
+    "shared prefixes in smaller blocks": {**SHARED, "async_scheduling": False, "block_size": 8,
+                                          "num_gpu_blocks_override": 52},
+    "decided ahead": {},
+    "decided ahead, shared prefixes": SHARED,
     "swapping": {"engine": "vllm-0.6", "kv": "swap", "swap_space": 0.001, "max_num_batched_tokens": 256},
-    "sarathi": {"batch": "sarathi"},
-}
+    "vllm v0": {"engine": "vllm-0.6", "max_num_batched_tokens": 256},
+    "sarathi": {"engine": "sarathi-serve"},
+    "sglang": {"engine": "sglang-0.5", "num_gpu_blocks_override": 260, "max_num_batched_tokens": 256},
+    "tensorrt-llm": {"engine": "trtllm-1.0", "max_num_batched_tokens": 256},
+    "orca": {"engine": "orca", "max_num_batched_tokens": None},
+    "static": {"engine": "static", "max_num_batched_tokens": None},
+}  # fmt: skip
+UNPREEMPTED = (
+    "sglang",
+    "tensorrt-llm",
+    "orca",
+    "static",
+)  # they reserve what a request may come to need, or most of it
 
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_simulator_and_real_engine_decide_alike(plan_for, name):
     """On one clock, the same admissions, chunks, preemptions and compositions, to the tick."""
-    plan, table = servable(plan_for(**POLICIES[name])), workload(40, 2000.0)
+    plan, table = plan_for(**POLICIES[name]), workload(40, 2000.0, shared="shared" in name)
     simulated, served = run(table, plan), Server(plan, "cpu", ready=False).serve(table)
     for column, values in simulated.recorder.requests.columns().items():
         np.testing.assert_array_equal(values, served.recorder.requests.columns()[column], err_msg=column)
     assert iterations(simulated) == iterations(served)
     assert all(served.invariants.values()), served.invariants
-    assert served.recorder.requests.columns()["preemptions"].sum() > 0
+    requests = served.recorder.requests.columns()
+    assert (requests["preemptions"].sum() > 0) == (name not in UNPREEMPTED)
+    assert (requests["cached_tokens"].sum() > 0) == ("shared" in name)
     reports = build_report(simulated), build_report(served)
     for key in ("mean_itl_ms", "p50_itl_ms", "p99_itl_ms", "mean_tpot_ms"):
         assert reports[0][key] == pytest.approx(reports[1][key]), key
 
 
-@pytest.mark.parametrize("name", ["vllm v1", "swapping"])
+SERVED = ["vllm v1", "swapping", "experts", "decided ahead, shared prefixes", "shared prefixes in smaller blocks"]
+
+
+@pytest.mark.parametrize("name", SERVED)
 def test_tokens_do_not_depend_on_who_shares_the_batch(plan_for, name):
-    """Through chunks, preemptions and swaps, each request gets what the textbook model would have said."""
-    plan, table = plan_for(**POLICIES[name]), workload(12, 5000.0)
-    card = model_from_config(DENSE, "tiny")
-    model = Model(card, device="cpu", num_blocks=18, block_size=16, dtype=torch.float64)
-    plan = dataclasses.replace(plan, pools=(dataclasses.replace(plan.pools[0], num_gpu_blocks_override=18),))
-    prompts = [Stream(1, str(row)).integers(n, 300).tolist() for row, n in enumerate(table.prompt_tokens)]
-    answers = {}
-    engine = partial(
-        RealEngine, model=model, prompt=lambda r: list(prompts[r.row]),
-        deliver=lambda r, tokens: answers.update({r.row: list(tokens)}),
-    )  # fmt: skip
-    served = run(table, servable(plan), engine=engine)
-    assert served.recorder.requests.columns()["preemptions"].sum() > 0
+    """Through chunks, preemptions, swaps and shared blocks, each gets what the textbook model says."""
+    size = POLICIES[name].get("block_size", 16)
+    choice = {**POLICIES[name], "num_gpu_blocks_override": 18 * 16 // size}
+    plan, table = plan_for(**choice), workload(16, 5000.0, shared="shared" in name)
+    card = model_from_config(choice.get("config", DENSE), "tiny")
+    model = Model(card, device="cpu", num_blocks=18 * 16 // size, block_size=size, dtype=torch.float64)
+    model.cache.fill_(float("nan"))
+    prompts = [prompt.tolist() for prompt in make_prompts(table, 300, 1)]
+    answers, engines = {}, []
+
+    def engine(*arguments, **keywords):
+        engines.append(RealEngine(
+            *arguments, model=model, prompt=lambda r: list(prompts[r.row]),
+            deliver=lambda r, tokens: answers.update({r.row: list(tokens)}), **keywords,
+        ))  # fmt: skip
+        return engines[0]
+
+    requests = run(table, plan, engine=engine).recorder.requests.columns()
+    assert requests["preemptions"].sum() > 0
+    assert (requests["cached_tokens"].sum() > 0) == ("shared" in name)
     for row, prompt in enumerate(prompts):
         assert len(answers[row]) == table.output_tokens[row]
         expected = dense(model, prompt + answers[row])[len(prompt) - 1 : -1].argmax(-1)
         assert answers[row] == expected.tolist()
+    pool = engines[0].pool  # at the end every block is free, and in one place
+    pool.take(pool.total)
+    assert sorted(pool.tables.handed) == list(range(pool.total))
+
+
+@pytest.mark.parametrize(("rule", "size"), [("floor", 16), ("ceil", 16), ("ceil", 4)])
+def test_prompts_share_exactly_what_their_prefix_blocks_say(rule, size):
+    blocks = PrefixBlocks.of(size, rule, [[1, 2, 3], [1, 2, 4], [5]])
+    table = RequestTable(np.zeros(3), np.array([3 * size + (0 if rule == "ceil" else 5), 3 * size, size]),
+                         np.ones(3, np.int64), blocks=blocks)  # fmt: skip
+    first, second, third = make_prompts(table, 50_000, 0)
+    assert [len(p) for p in (first, second, third)] == table.prompt_tokens.tolist()
+    assert (first[: 2 * size] == second[: 2 * size]).all()
+    assert (first[2 * size : 3 * size] != second[2 * size :]).any() and (first[:size] != third).any()
 
 
 @pytest.mark.parametrize("clock", [WallClock, CpuClock])
