@@ -7,8 +7,9 @@ prefix then read the same blocks of the cache.
 from __future__ import annotations
 
 from ..sim.core import Request
+from ..sim.freelist import Run
 from ..sim.kv import BlockPool
-from ..sim.prefix import PrefixPool, Run
+from ..sim.prefix import PrefixPool
 
 
 class Tables:
@@ -69,8 +70,8 @@ class PlacedPrefixPool(PrefixPool):
 
     @classmethod
     def like(cls, pool: PrefixPool) -> PlacedPrefixPool:
-        """An empty one with the size and the prefix ids of another."""
-        return cls(pool.total, pool._block_size, pool._ids)
+        """An empty one with the size, the prefix ids and the order of eviction of another."""
+        return cls(pool.total, pool._block_size, pool._ids, pool._worth)
 
     def clear(self) -> None:
         """Everything is lost."""
@@ -88,7 +89,7 @@ class PlacedPrefixPool(PrefixPool):
         assert not free
 
     def take(self, blocks: int) -> None:
-        """Hand out the least recently used."""
+        """Hand out those that go first."""
         left = blocks
         for run in self.free_runs():
             places = self._places[run]
@@ -124,11 +125,14 @@ class PlacedPrefixPool(PrefixPool):
 
     def release(self, request: Request, preempted: bool = False) -> None:
         """Let go of everything; what the pool goes on counting for its finders keeps its places."""
-        table = self.tables.end(request)
+        if not preempted:
+            self.commit(request)  # as the pool is about to, and before its books are closed
+        table = self.tables.table(request)
         holding = request.holding
         first = holding.total if holding else 0
         free = set(table).difference(*(self._places[run] for run in holding.held)) if holding else set(table)
         super().release(request, preempted)
+        self.tables.end(request)
         if request.holding and request.holding.own:
             own = request.holding.own
             self._places[own] = table[first : first + own.cached]

@@ -19,7 +19,7 @@ from ..sim.oracle import ListEngine
 from ..sim.records import Recorder
 from .batch import Row, make_batch
 from .blocks import Placed, placed
-from .clocks import CpuClock, WallClock
+from .clocks import RealClock
 from .graphs import DecodeGraphs
 from .model import Model
 from .stopwatch import Stopwatch
@@ -58,7 +58,7 @@ class RealEngine(ListEngine):
 
     def compute(self, flight: SimpleNamespace, ghosts: int) -> None:
         """Run the model on a batch; see `ListEngine.compute`."""
-        clock = self.env if isinstance(self.env, WallClock | CpuClock) else None
+        clock = self.env if isinstance(self.env, RealClock) else None
         if clock is None:
             super().compute(flight, ghosts)
         chunks = [self._row(request, tokens) for request, tokens in flight.parts]

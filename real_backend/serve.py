@@ -9,6 +9,7 @@ from functools import partial
 import torch
 
 from ..configs.plan import Plan
+from ..configs.techniques import Techniques
 from ..errors import InputError
 from ..sim.core import Request
 from ..sim.deploy import Deployment, deploy
@@ -16,7 +17,7 @@ from ..sim.run import Progress, Run, run
 from ..traces.streams import Stream
 from ..traces.table import Ints, RequestTable
 from .batch import Row, make_batch
-from .clocks import CpuClock, WallClock
+from .clocks import RealClock
 from .engine import RealEngine
 from .graphs import DecodeGraphs
 from .model import Model
@@ -49,7 +50,7 @@ class Server:
             warm_up(self.model, limits.max_num_batched_tokens)
 
     def serve(
-        self, table: RequestTable, plan: Plan | None = None, *, clock: WallClock | CpuClock | None = None,
+        self, table: RequestTable, plan: Plan | None = None, *, clock: RealClock | None = None,
         progress: Progress | None = None, deliver: Callable[[Request, Sequence[int]], None] | None = None,
     ) -> Run:  # fmt: skip
         """Serve `table` with `make_prompts` of it; the books are those of a simulation.
@@ -72,7 +73,12 @@ class Server:
 
 
 def make_prompts(table: RequestTable, vocabulary: int, seed: int) -> list[Ints]:
-    """Random token ids for the prompt of each row; prompts share the tokens of the prefix blocks that they share."""
+    """Random token ids for the prompt of each row; prompts share the tokens of the prefix blocks that they share.
+
+    Raises InputError for blocks that hold answers too: what the model will say is not known beforehand.
+    """
+    if table.blocks and table.blocks.scope != "prompt":
+        raise InputError("blocks", "prefix ids of prompts and answers", "of prompts alone, for the real engine")
     prompts = [
         Stream(seed, f"prompt/{row}").integers(tokens, vocabulary)
         for row, tokens in enumerate(table.prompt_tokens.tolist())
@@ -95,13 +101,16 @@ def servable(plan: Plan) -> Plan:
 
 
 def only_deployment(plan: Plan) -> Deployment:
-    """The plan's one pool, deployed. Raises InputError where the plan needs more than one device."""
+    """The plan's one pool, deployed. Raises InputError where the plan needs more than one device, or what the engine
+    cannot do."""
     deployments = deploy(plan)
     accelerators = sum(d.pool.accelerators for d in deployments)
     if accelerators != 1:
         raise InputError("pools", f"{accelerators} accelerators", "a plan of one replica on one, for the real engine")
     if deployments[0].pool.kv_cache_dtype != "auto":
         raise InputError("pools[0].kv_cache_dtype", deployments[0].pool.kv_cache_dtype, "auto, for the real engine")
+    if deployments[0].pool.techniques != Techniques():
+        raise InputError("pools[0].techniques", "given", "none, for the real engine")
     return deployments[0]
 
 

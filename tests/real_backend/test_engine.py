@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from time import monotonic, thread_time
 
@@ -24,7 +25,7 @@ from servecast.real_backend.serve import Server, make_prompts
 from servecast.sim.report import build_report
 from servecast.sim.run import run
 from servecast.traces.streams import Stream
-from servecast.traces.table import PrefixBlocks, RequestTable
+from servecast.traces.table import Labels, PrefixBlocks, RequestTable
 
 DENSE = {
     "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -129,7 +130,9 @@ def workload(requests: int, rate: float, seed: int = 0, shared: bool = False) ->
             for row, (chain, same, n) in enumerate(zip(chains.tolist(), alike.tolist(), prompts.tolist(), strict=True))
         ]
         blocks = PrefixBlocks.of(16, "floor", rows)
-    return RequestTable(arrival - arrival[0], prompts, answers, priority=stream.integers(requests, 3), blocks=blocks)
+    tenants = Labels.of([f"t{number}" for number in stream.integers(requests, 3).tolist()])
+    priority = stream.integers(requests, 3)
+    return RequestTable(arrival - arrival[0], prompts, answers, tenant=tenants, priority=priority, blocks=blocks)
 
 
 def iterations(outcome):
@@ -152,12 +155,16 @@ POLICIES = {
     "long prompts in parts": {**UNCACHED, "long_prefill_token_threshold": 16},
     "shortest first": {**UNCACHED, "queue": "sjf"},
     "by priority": {**UNCACHED, "queue": "priority"},
+    "fair between tenants": {**UNCACHED, "queue": "vtc"},
     "experts": {**UNCACHED, "config": EXPERTS},
     "shared prefixes": {**SHARED, "async_scheduling": False},
     "shared prefixes in larger blocks": {**SHARED, "async_scheduling": False, "block_size": 32,
                                          "num_gpu_blocks_override": 16},
     "shared prefixes in smaller blocks": {**SHARED, "async_scheduling": False, "block_size": 8,
                                           "num_gpu_blocks_override": 52},
+    "shared prefixes, longest first": {**SHARED, "queue": "longest_prefix", "async_scheduling": False},
+    "shared prefixes, the costly stay": {**SHARED, "eviction": "cost_aware"},
+    "shared prefixes, tails go first": {**SHARED, "eviction": "tail_first"},
     "decided ahead": {},
     "decided ahead, shared prefixes": SHARED,
     "swapping": {"engine": "vllm-0.6", "kv": "swap", "swap_space": 0.001, "max_num_batched_tokens": 256},
@@ -193,7 +200,8 @@ def test_simulator_and_real_engine_decide_alike(plan_for, name):
         assert reports[0][key] == pytest.approx(reports[1][key]), key
 
 
-SERVED = ["vllm v1", "swapping", "experts", "decided ahead, shared prefixes", "shared prefixes in smaller blocks"]
+SERVED = ["vllm v1", "swapping", "experts", "decided ahead, shared prefixes", "shared prefixes in smaller blocks",
+          "shared prefixes, the costly stay"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SERVED)
@@ -236,6 +244,9 @@ def test_prompts_share_exactly_what_their_prefix_blocks_say(rule, size):
     assert [len(p) for p in (first, second, third)] == table.prompt_tokens.tolist()
     assert (first[: 2 * size] == second[: 2 * size]).all()
     assert (first[2 * size : 3 * size] != second[2 * size :]).any() and (first[:size] != third).any()
+    answers = dataclasses.replace(blocks, scope="context")
+    with pytest.raises(InputError, match="prefix ids of prompts and answers"):
+        make_prompts(dataclasses.replace(table, blocks=answers), 50_000, 0)
 
 
 @pytest.mark.parametrize("clock", [WallClock, CpuClock])
@@ -253,14 +264,20 @@ def test_on_a_real_clock_time_is_what_passes(plan_for, clock):
     busy = log["base"].sum() / TICKS_PER_SECOND
     if clock is WallClock:
         assert busy <= report["duration"] <= wall
+        assert wall >= table.arrival[-1]  # arrivals were waited for
     else:
         assert busy <= used  # however long the processor was with others
     assert log["base"].sum() == served.engines[0].busy
 
 
 def test_what_the_engine_cannot_run_is_refused(plan_for):
-    with pytest.raises(InputError, match="pools: 2 accelerators; expected a plan of one replica"):
-        Server(plan_for(replicas=2), "cpu")
+    for changes, found in (
+        ({"replicas": 2}, "pools: 2 accelerators; expected a plan of one replica"),
+        ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype: fp8; expected auto"),
+        ({"techniques": {"padded_prefill": True}}, "techniques: given; expected none"),
+    ):
+        with pytest.raises(InputError, match=found):
+            Server(plan_for(**changes), "cpu")
     for config, found in (
         ({**DENSE, "model_type": "opt", "ffn_dim": 128}, "of another kind than Llama's"),
         ({**DENSE, "quantization_config": {"quant_method": "fp8"}}, "stores its weights in 8 bits"),
