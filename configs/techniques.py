@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from .compression import KVCompression, find_compression
+from .speculation import Speculation
 from .strict import check
 
 
@@ -56,12 +57,14 @@ class Techniques:
     shared_prefix : what all prompts have in common, which decode attention then reads once (a tree: level by level).
     paging : how KV memory is laid out.
     padded_prefill : prompts of one batch are padded to the longest (what packing them saves).
+    speculation : tokens are drafted and verified.
     """
 
     kv: str | KVCompression | None = None
     shared_prefix: tuple[SharedTokens, ...] = ()
     paging: Paging | None = None
     padded_prefill: bool = False
+    speculation: Speculation | None = None
 
     def with_blocks(self, block_size: int) -> Techniques:
         """The same in an engine whose KV blocks hold so many tokens."""

@@ -38,24 +38,25 @@ def state_numbers(mixer: StateSpace) -> int:
 
 
 def decode_work(call: AttentionCall, decodes: int) -> Work:
-    """One token for each of `decodes` requests, over the sum of their contexts.
+    """One token (or `call.queries`) for each of `decodes` requests, over the sum of their contexts.
 
     With a sliding window the mean context stands for all: sum(min(context, window)) is taken as
     min(sum(context), decodes x window), exact where no request or every request has outgrown the window.
     """
-    mixer, dtype = call.mixer, call.dtype_bytes
+    mixer, dtype, tokens = call.mixer, call.dtype_bytes, decodes * call.queries
     if isinstance(mixer, StateSpace):
-        return _scan(mixer, call, decodes, decodes)
+        return _scan(mixer, call, tokens, decodes)
     if isinstance(mixer, LatentAttention):  # queries and outputs are brought into the latent space ("absorbed")
-        seen = Curve.line(decodes, 1)
+        seen = Curve.line(tokens, 1)
         width = mixer.kv_lora_rank + mixer.qk_rope_head_dim
-        rows = 1.0 * decodes * mixer.heads * (width + mixer.kv_lora_rank) * dtype
-        flops = seen.times(2.0 * mixer.heads * (width + mixer.kv_lora_rank))
+        rows = 1.0 * tokens * mixer.heads * (width + mixer.kv_lora_rank) * dtype
+        flops = seen.times(2.0 * mixer.heads * (width + mixer.kv_lora_rank) * call.queries)
         return Work(flops, total([seen.times(width * call.cache_bytes), Curve.line(rows, 0)]))
-    seen = _capped(decodes, decodes * mixer.window if mixer.window else None)
-    rows = 2.0 * decodes * mixer.heads * mixer.head_dim * dtype
+    seen = _capped(tokens, decodes * mixer.window if mixer.window else None)
+    rows = 2.0 * tokens * mixer.heads * mixer.head_dim * dtype
     keys_values = seen.times(2 * mixer.kv_heads * mixer.head_dim * call.cache_bytes)
-    return Work(seen.times(4.0 * mixer.heads * mixer.head_dim), total([keys_values, Curve.line(rows, 0)]))
+    flops = seen.times(4.0 * mixer.heads * mixer.head_dim * call.queries)
+    return Work(flops, total([keys_values, Curve.line(rows, 0)]))
 
 
 def prefill_work(call: AttentionCall, tokens: int) -> Work:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Self
 
@@ -79,6 +79,21 @@ class ComposedCost:
         other.launch, other.host_overhead, other._host_ticks = launch, host, {}
         for derived in ("energy", "fallback"):
             other.__dict__.pop(derived, None)
+        other.stages = other._fed()
+        return other
+
+    def verifying(self, queries: int) -> Self:
+        """The same where every decoding request computes so many consecutive tokens. Its pieces hold for one iteration:
+        nobody knows how many of them will count."""
+        other = copy(self)
+        for derived in ("energy", "fallback", "meters"):
+            other.__dict__.pop(derived, None)
+        other.operators = [
+            replace(
+                stage, layers=tuple(replace(g, attention=replace(g.attention, queries=queries)) for g in stage.layers)
+            )
+            for stage in self.operators
+        ]
         other.stages = other._fed()
         return other
 

@@ -26,9 +26,11 @@ def index_bytes(rule: KVCompression) -> float:
 
 
 def compressed_decode(call: AttentionCall, rule: KVCompression, mixer: Attention, decodes: int) -> Work:
-    """One token for each of `decodes` requests, over the sum of their contexts; the mean context stands for all."""
+    """One token (or `call.queries`) for each of `decodes` requests, over the sum of their contexts; the mean context
+    stands for all."""
     numbers = 2 * mixer.kv_heads * mixer.head_dim  # of a token
-    rows = 2.0 * mixer.heads * mixer.head_dim * call.dtype_bytes
+    query = 2.0 * mixer.heads * mixer.head_dim * call.queries
+    rows = query * call.dtype_bytes
 
     def curve(per_request: Callable[[float], float]) -> Curve:
         """What a request costs, over its tokens; with itself a token sees one more than its context."""
@@ -36,7 +38,7 @@ def compressed_decode(call: AttentionCall, rule: KVCompression, mixer: Attention
         return _over(knots, lambda context: per_request(context + 1)).stretched(decodes).times(decodes)
 
     return Work(
-        flops=curve(lambda tokens: 4.0 * mixer.heads * mixer.head_dim * sum(rule.seen(tokens))),
+        flops=curve(lambda tokens: 2.0 * query * sum(rule.seen(tokens))),
         bytes=curve(lambda tokens: rows + _device_bytes(call, rule, mixer, rule.seen(tokens), tokens)),
         unpacking=curve(lambda tokens: _unpacking(rule, numbers * rule.seen(tokens)[1])),
         fetched=curve(lambda tokens: _fetched(call, rule, numbers * rule.seen(tokens)[1])),

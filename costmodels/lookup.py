@@ -120,7 +120,7 @@ class Lookup:
 
     def mixed(self, call: AttentionCall) -> Grid | None:
         """Over (tokens of prompts, their context, decodes, context of each) of a call that has both."""
-        if (call.decode_factor, call.prefill_factor) != (1.0, 1.0):  # of prompts and of decodes, each by themselves
+        if (call.decode_factor, call.prefill_factor, call.queries) != (1.0, 1.0, 1):  # not those of the measured calls
             return None
         table = self._attention("mixed_attention", call)
         if table is None:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from ..configs.model import Attention, DenseMLP, ModelCard, Parallelism
 from ..errors import InputError
-from .curve import Curve
+from .curve import Curve, greater
 from .grid import Grid
 from .lookup import Lookup, MeasuredRows
 from .operators import AttentionCall, Collective, OperatorTimes, RowOperator, StageOperators, Timing
@@ -60,7 +60,12 @@ class TableTimes:
 
     def decode(self, operator: AttentionCall, decodes: int) -> Curve:
         grid = self.decodes(operator)
-        return grid.curve(decodes).stretched(decodes) if grid else self.behind.decode(operator, decodes)
+        if grid is None:
+            return self.behind.decode(operator, decodes)
+        curve = grid.curve(decodes).stretched(decodes)
+        if operator.queries == 1:
+            return curve
+        return greater(curve, self.behind.decode(operator, decodes))  # as many reads, and maybe products beyond them
 
     def prefill(self, operator: AttentionCall, tokens: int) -> Curve:
         prompts = self.prompts(operator)

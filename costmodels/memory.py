@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..configs.device import HardwareCard
 from ..configs.model import ModelCard, Parallelism, check_parallel
@@ -74,6 +74,7 @@ def kv_capacity(
     kv_cache_dtype: str = "auto",
     reserved_bytes: float = 0.0,
     techniques: Techniques = NONE,
+    beside: tuple[float, float] = (0.0, 0.0),
 ) -> KVCapacity:
     """The KV blocks that fit one replica of `card`, as vLLM counts them: the worker with the fewest decides.
 
@@ -94,9 +95,11 @@ def kv_capacity(
     for stage in range(parallel.pipeline_parallel_size):
         operators = stage_operators(card, parallel, stage, kv_cache_dtype)
         shape, weights = kv_shape(with_techniques(operators, card, techniques)), weight_bytes(operators)
+        token, request = beside
+        shape = replace(shape, token_bytes=shape.token_bytes + token, recent_bytes=shape.recent_bytes + request)
         activations = activation_bytes(card, operators, max_num_batched_tokens, max_num_seqs)
         left = hardware.memory_bytes * gpu_memory_utilization - weights - activations - framework - reserved_bytes
-        token = shape.token_bytes or sum(rate for _, rate in shape.windows)
+        row = shape.token_bytes or sum(rate for _, rate in shape.windows)
         capacity = KVCapacity(
             device_bytes=hardware.memory_bytes,
             gpu_memory_utilization=gpu_memory_utilization,
@@ -107,8 +110,8 @@ def kv_capacity(
             kv_bytes=left,
             stage=stage,
             shape=shape,
-            block_size=block_size if token else _WHOLE_REQUEST,
-            num_blocks=int(left // (token * block_size or shape.constant_bytes)),
+            block_size=block_size if row else _WHOLE_REQUEST,
+            num_blocks=int(left // (row * block_size or shape.constant_bytes)),
         )
         capacities.append(capacity)
     # A stage of state-space layers alone counts requests, not tokens: it decides only where no stage counts tokens.

@@ -148,6 +148,7 @@ class AttentionCall:
     shared: tuple[SharedTokens, ...] = ()  # what all requests begin with and a decode reads once
     decode_factor: float = 1.0  # of the kernels' time, where another layout of memory changes it
     prefill_factor: float = 1.0
+    queries: int = 1  # consecutive tokens that each decoding request computes
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def level_works(call: AttentionCall, mixer: Attention, decodes: int) -> list[Wor
     """One product a level; where the mean context is shorter than the prefix, it is taken to reach it."""
     works = []
     numbers = 2 * mixer.kv_heads * mixer.head_dim
-    query = mixer.heads * mixer.head_dim
+    query = mixer.heads * mixer.head_dim * call.queries
     for level in call.shared:
         read = min(decodes, level.groups) * level.tokens * numbers * call.cache_bytes
         rows = decodes * query * (call.dtype_bytes + 2 * _PARTIAL_BYTES)

@@ -72,6 +72,7 @@ class Stage:
 
     def __init__(self, operators: StageOperators, times: OperatorTimes, launch: Launch | None = None) -> None:
         self._operators, self._times, self._launch = operators, times, launch or Launch()
+        self._queries = max((group.attention.queries for group in operators.layers), default=1)
         once = len(operators.tokens) + len(operators.sequences)
         self._kernels = once + sum(group.count * (len(group.rows) + 1) for group in operators.layers)
         self._waits = ticks(self._kernels * self._launch.gap_seconds_per_kernel)
@@ -98,7 +99,7 @@ class Stage:
             return base + part, slope, valid, unmeasured if measured else unmeasured + part
         base, slope, valid, unmeasured, count = self._parts(chunks)
         if decodes:
-            count += decodes
+            count += decodes * self._queries
             cells = self._decodes[decodes][0]
             end, offset, rate, step, measured = cells.cells[bisect_right(cells.starts, context_sum) - 1]
             if context_sum >= end:
@@ -112,7 +113,7 @@ class Stage:
             if left < valid:
                 valid = left
         of_tokens, more = self._tokens[count]
-        of_sequences, most = self._sequences[decodes + len(chunks)]
+        of_sequences, most = self._sequences[decodes * self._queries + len(chunks)]
         return base + of_tokens + of_sequences + self._waits, slope, valid, unmeasured + more + most
 
     def _parts(self, chunks: Sequence[Chunk]) -> tuple[int, int, int, int, int]:
@@ -184,8 +185,8 @@ class Stage:
     def _compile_decode(self, decodes: int) -> tuple[Cells, int, int]:
         """The grid of attention, and the rest of an iteration of these decodes alone."""
         cells = Cells(self._decode_curve(decodes), decodes)
-        of_tokens, more = self._token_cost(decodes, prompts=False)
-        of_sequences, most = self._sequences[decodes]
+        of_tokens, more = self._token_cost(decodes * self._queries, prompts=False)
+        of_sequences, most = self._sequences[decodes * self._queries]
         return cells, of_tokens + of_sequences, more + most
 
     def _decode_curve(self, decodes: int) -> Curve:

@@ -14,6 +14,7 @@ from ..configs.model import ModelCard, MoE, quantized
 from ..configs.plan import LinkOverride, Links, Plan, Pool
 from ..costmodels.base import CostModel, ticks
 from ..costmodels.choice import ROOFLINE, cost_model
+from ..costmodels.drafting import Drafter, draft_memory, make_drafter
 from ..costmodels.host import HostOverhead
 from ..costmodels.launch import Launch
 from ..costmodels.lora import LoraCost
@@ -41,6 +42,7 @@ class Deployment:
     blocks, host_blocks : KV blocks of one engine on the device, less what it reserves, and in the host's swap space.
     swap_ticks : to move one block between them.
     prefix_caching : whether freed KV blocks can be found again.
+    drafter : what drafts, where tokens are speculated on and that takes time.
     usd_per_hour : of the whole pool, None where no price is known.
     lora : what adapters cost, where the plan has any; adapter_blocks : KV blocks of each, if they share the memory.
     """
@@ -60,6 +62,7 @@ class Deployment:
     where: str
     lora: LoraCost | None = None
     adapter_blocks: tuple[int, ...] = ()
+    drafter: Drafter | None = None
 
     def batch_policy(self) -> BatchPolicy:
         """A batch policy of its own for one engine, with its KV policy."""
@@ -101,7 +104,7 @@ class Deployment:
 
         Not with pipeline stages or in lockstep, where batches in flight or the slowest rank set the pace.
         """
-        if self.lockstep or self.pool.pipeline_parallel_size > 1:
+        if self.lockstep or self.pool.pipeline_parallel_size > 1 or self.pool.techniques.speculation:
             return False
         return _first(self.pool.async_scheduling, self.preset.async_scheduling)
 
@@ -171,6 +174,7 @@ def _deploy(plan: Plan, pool: Pool, where: str) -> Deployment:
     limits = _limits(pool, preset, model, hardware, where)
     try:
         limits.block_size = _block_size(pool, model, limits)
+        weights, *beside = _draft_memory(pool, model)
         capacity = kv_capacity(
             model, hardware, pool.parallel,
             gpu_memory_utilization=pool.gpu_memory_utilization or preset.gpu_memory_utilization,
@@ -178,12 +182,16 @@ def _deploy(plan: Plan, pool: Pool, where: str) -> Deployment:
             max_num_seqs=limits.max_num_seqs,
             block_size=limits.block_size,
             kv_cache_dtype=pool.kv_cache_dtype,
+            reserved_bytes=weights,
             techniques=pool.techniques,
+            beside=(beside[0], beside[1]),
         )  # fmt: skip
         cost = priced(plan, pool, preset, model, hardware, limits)
+        drafter = _drafter(plan, pool, preset, model, hardware, limits)
     except InputError as error:
         raise error.at(where) from None
-    return _sized(plan, pool, where, preset, model, hardware, limits, capacity, cost)
+    sized = _sized(plan, pool, where, preset, model, hardware, limits, capacity, cost)
+    return dataclasses.replace(sized, drafter=drafter)
 
 
 def priced(
@@ -197,6 +205,32 @@ def priced(
         launch=_launch(preset, limits),
         techniques=pool.techniques.with_blocks(limits.block_size),
     )  # fmt: skip
+
+
+def _draft_memory(pool: Pool, model: ModelCard) -> tuple[float, float, float]:
+    """What a drafter takes of a rank's memory (`costmodels.drafting.draft_memory`)."""
+    speculation = pool.techniques.speculation
+    if speculation is None or speculation.draft is None:
+        return 0.0, 0.0, 0.0
+    return draft_memory(speculation.draft, model, pool.parallel, pool.kv_cache_dtype)
+
+
+def _drafter(
+    plan: Plan, pool: Pool, preset: EnginePreset, model: ModelCard, hardware: HardwareCard, limits: Limits
+) -> Drafter | None:
+    """What drafts, if anything."""
+    speculation = pool.techniques.speculation
+    if speculation is None:
+        return None
+    moe = any(isinstance(group.mlp, MoE) for group in model.groups)
+    if pool.pipeline_parallel_size > 1 or (moe and pool.data_parallel_size > 1) or plan.faults:
+        found = "given with pipeline stages, ranks in lockstep or faults"
+        raise InputError("techniques.speculation", found, "a plan without those: they are not modelled together")
+    if speculation.draft is None:
+        return None
+    source = _source(plan, pool.cost or plan.cost)
+    launch = _launch(preset, limits)
+    return make_drafter(speculation.draft, source, model, hardware, pool.parallel, pool.kv_cache_dtype, launch)
 
 
 def _source(plan: Plan, cost: str) -> str:

@@ -129,7 +129,15 @@ def _pool(run: Run, number: int) -> dict[str, Any]:
         "cost_model": d.cost.describe(),
         "time_shares": time_shares(engines),
         "energy": _energy(run, d, engines),
+        **_speculation(engines),
     }
+
+
+def _speculation(engines: Sequence[EngineInfo]) -> dict[str, Any]:
+    """What drafting came to, where tokens were drafted."""
+    drafted, accepted = sum(e.drafted for e in engines), sum(e.accepted for e in engines)
+    share = {"drafted_tokens": drafted, "accepted_tokens": accepted, "accepted_share": accepted / max(1, drafted)}
+    return {"speculation": share} if drafted else {}
 
 
 def time_shares(engines: Sequence[EngineInfo]) -> dict[str, float] | None:
@@ -148,7 +156,7 @@ def _energy(run: Run, d: Deployment, engines: Sequence[EngineInfo]) -> dict[str,
         return None
     ranks = d.pool.tensor_parallel_size  # an engine's ticks are summed over its pipeline stages
     busy = ranks * sum(e.busy for e in engines) / TICKS_PER_SECOND
-    measured = "energy" in d.cost.meters
+    measured = "energy" in d.cost.meters and all("energy" in e.meters for e in engines)
     metered = ranks * sum(e.meters.get("energy", 0) for e in engines) / TICKS_PER_SECOND
     active = metered if measured else busy * running
     waiting = max(0.0, d.pool.accelerators * run.duration / TICKS_PER_SECOND - busy) * idle

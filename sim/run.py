@@ -39,6 +39,7 @@ from .records import End, Recorder
 from .replica import Replica
 from .semantic import FrontEnd
 from .services import Services, wanted
+from .speculation import speculative
 
 Progress = Callable[[float, int, int], None]  # simulated seconds, requests ended, requests in the trace
 
@@ -55,6 +56,8 @@ class EngineInfo:
     preemptions: int
     stages: int
     meters: dict[str, int]  # sums of the cost model's meters
+    drafted: int  # tokens, where they are speculated on
+    accepted: int
 
 
 @dataclass
@@ -214,9 +217,12 @@ def _drive(world: _World, horizon: float, save: Callable[[], None]) -> tuple[boo
 def _check_together(plan: Plan, deployments: Sequence[Deployment], oracle: bool, checkpoint: Checkpoint | None) -> None:
     if oracle and any(d.lockstep for d in deployments):
         raise InputError("oracle", "data-parallel ranks in lockstep", "a plan without them; the oracle walks one rank")
-    if checkpoint and (wanted(plan) or plan.semantic_cache):
-        found = "given with a plan that hands requests over, looks answers up, scales or fails"
-        expected = "a plan without disaggregation, rebalancer, admission, scaling, faults and semantic_cache"
+    speculates = any(d.pool.techniques.speculation for d in deployments)
+    if checkpoint and (wanted(plan) or plan.semantic_cache or speculates):
+        found = "given with a plan that hands requests over, looks answers up, scales, fails or speculates"
+        expected = (
+            "a plan without disaggregation, rebalancer, admission, scaling, faults, semantic_cache and speculation"
+        )
         raise InputError("--checkpoint", found, expected)
 
 
@@ -246,7 +252,7 @@ class _World:
         self.cluster = cluster = Cluster(self.env, trace, self.recorder)
         self.replicas: list[Replica] = []
         self._engines = 0
-        self._prefixes = table.blocks
+        self._prefixes, self._classes, self._seed = table.blocks, table.request_class, seed
         self._tenants = table.tenant.names if table.tenant else ()
         self._serviced = wanted(plan)
         self._watched = getattr(make_router(plan), "looks_into_engines", False)
@@ -289,6 +295,8 @@ class _World:
             deployment.limits, deployment.batch_policy(), queue, deployment.blocks,
             cluster.lengths, cluster.finished,
         )  # fmt: skip
+        if deployment.pool.techniques.speculation:
+            engine = speculative(deployment, self._seed, self._classes)
         if engine:
             made: Any = engine(
                 self.env, cluster.turn, number + 1, *rank, cluster.gone, deployment.cost, deployment.host_blocks,
@@ -405,4 +413,5 @@ def _info(replica: Replica, domain: Any) -> EngineInfo:
     return EngineInfo(
         replica.id, replica.pool, rank.total_blocks, getattr(domain, "busy", 0), getattr(domain, "outside", 0),
         rank.preemptions, len(domain.cost.stages), getattr(domain, "meters", {}),
+        getattr(domain, "drafted", 0), getattr(domain, "accepted", 0),
     )  # fmt: skip

@@ -34,6 +34,7 @@ PUBLISHED = {
     "llama-2-13b": (13.016, None),
     "llama-2-70b": (68.977, None),
     "llama-7b": (6.738, None),
+    "llama-68m": (0.068, None),
     "mistral-7b": (7.242, None),
     "mistral-7b-v0.3": (7.248, None),
     "mixtral-8x7b": (46.70, 12.9),
