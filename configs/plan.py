@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from ..errors import InputError
 from .adapters import Adapters
+from .attention_workers import AttentionWorkers
 from .catalog import find
 from .dynamics import Faults, Scaling
 from .engine import PolicyChoice
@@ -125,6 +126,7 @@ class Pool:
     num_gpu_blocks_override: int | None = None
     swap_space: float | None = None
     prepend_tokens: int = 0
+    attention_workers: AttentionWorkers | None = None
     batch: PolicyChoice | None = None
     kv: PolicyChoice | None = None
     queue: PolicyChoice | None = None
@@ -245,7 +247,7 @@ class Plan:
             ),
         )
         for pool in values["pools"]:
-            _leave_out_defaults(pool, Pool, ("fabric", "techniques", "eviction", "prepend_tokens"))
+            _leave_out_defaults(pool, Pool, ("fabric", "techniques", "eviction", "prepend_tokens", "attention_workers"))
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

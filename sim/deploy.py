@@ -14,12 +14,14 @@ from ..configs.model import ModelCard, MoE, quantized
 from ..configs.plan import LinkOverride, Links, Plan, Pool
 from ..costmodels.base import CostModel, ticks
 from ..costmodels.choice import ROOFLINE, cost_model
+from ..costmodels.composed import ComposedCost
 from ..costmodels.drafting import Drafter, draft_memory, make_drafter
 from ..costmodels.host import HostOverhead
 from ..costmodels.launch import Launch
 from ..costmodels.lora import LoraCost
 from ..costmodels.memory import KVCapacity, kv_capacity
 from ..costmodels.shapes import stage_operators
+from ..costmodels.split import SplitCost, workers_capacity
 from ..costmodels.techniques import page_tokens, with_techniques
 from ..costmodels.transfer import swap_seconds
 from ..errors import InputError, unknown_name
@@ -104,7 +106,7 @@ class Deployment:
 
         Not with pipeline stages or in lockstep, where batches in flight or the slowest rank set the pace.
         """
-        if self.lockstep or self.pool.pipeline_parallel_size > 1 or self.pool.techniques.speculation:
+        if self.lockstep or len(self.cost.stages) > 1 or self.pool.techniques.speculation:
             return False
         return _first(self.pool.async_scheduling, self.preset.async_scheduling)
 
@@ -186,8 +188,14 @@ def _deploy(plan: Plan, pool: Pool, where: str) -> Deployment:
             techniques=pool.techniques,
             beside=(beside[0], beside[1]),
         )  # fmt: skip
-        cost = priced(plan, pool, preset, model, hardware, limits)
+        whole = priced(plan, pool, preset, model, hardware, limits)
+        cost: CostModel = whole
         drafter = _drafter(plan, pool, preset, model, hardware, limits)
+        if pool.attention_workers:
+            card = find_hardware(_card(plan, pool.attention_workers.hardware), "attention_workers.hardware")
+            cost = SplitCost(whole, pool.attention_workers, card)
+            share = pool.gpu_memory_utilization or preset.gpu_memory_utilization
+            capacity = workers_capacity(capacity, cost, share, pool.kv_cache_dtype)
     except InputError as error:
         raise error.at(where) from None
     sized = _sized(plan, pool, where, preset, model, hardware, limits, capacity, cost)
@@ -196,7 +204,7 @@ def _deploy(plan: Plan, pool: Pool, where: str) -> Deployment:
 
 def priced(
     plan: Plan, pool: Pool, preset: EnginePreset, model: ModelCard, hardware: HardwareCard, limits: Limits
-) -> CostModel:
+) -> ComposedCost:
     """The cost model of one engine of a pool."""
     return cost_model(
         _source(plan, pool.cost or plan.cost), model, hardware, pool.parallel,
@@ -362,6 +370,17 @@ def _sized(
         blocks=blocks, host_blocks=host_blocks,
         swap_ticks=ticks(swap_seconds(block_bytes, hardware)) if host_blocks else 0,
         prefix_caching=False,
-        usd_per_hour=None if price is None else price * pool.accelerators,
+        usd_per_hour=_usd_per_hour(pool, price, cost),
         where=where,
     )  # fmt: skip
+
+
+def _usd_per_hour(pool: Pool, price: float | None, cost: CostModel) -> float | None:
+    """Of the whole pool, its attention workers included."""
+    if price is None:
+        return None
+    if not isinstance(cost, SplitCost):
+        return price * pool.accelerators
+    workers = cost.workers
+    other = cost.hardware.price_per_hour if workers.price_per_hour is None else workers.price_per_hour
+    return None if other is None else price * pool.accelerators + other * workers.count * pool.replicas

@@ -305,7 +305,7 @@ class _World:
             made.adapters = adapters
             return made
         kind = Domain
-        if deployment.pool.pipeline_parallel_size > 1:
+        if len(deployment.cost.stages) > 1:
             kind = PipelineDomain
         elif deployment.lockstep:
             kind = LockstepLane

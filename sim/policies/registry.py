@@ -19,6 +19,7 @@ BUILT_IN = {
         "static": "static_batching:StaticBatching",
         "sglang": "sglang:Sglang",
         "trtllm": "trtllm:Trtllm",
+        "rotation": "rotation:Rotation",
         "preemptive": "preemptive:Preemptive",
         "niyama": "niyama:Niyama",
         "splitwise": "splitwise_batch:SplitwiseBatch",

@@ -26,6 +26,7 @@ TECHNIQUE = {  # plan -> the keys, of the plan or of its pools, that are its tec
     "punica": ("adapters", "router"),
     "semantic-cache": ("semantic_cache",),
     "ic-cache": ("router", "prepend_tokens"),
+    "lamina": ("attention_workers", "batch"),
 }
 
 
