@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ..errors import InputError
 from ..traces.commands import change_trace, read_trace
@@ -21,6 +22,11 @@ class Workload:
     users: int = 0
     think_time: Floats | None = None
 
+    def changed(self, requests: RequestTable) -> Workload:
+        """With some of the requests. Think times are drawn independently of these, so they take the first of those."""
+        think_time = None if self.think_time is None else self.think_time[: len(requests)]
+        return replace(self, requests=requests, think_time=think_time)
+
 
 def read_workload(args: argparse.Namespace, seed: int) -> Workload:
     """The workload of `args.trace`: a recorded trace, or what `seed` draws from a generator's parameter file."""
@@ -35,15 +41,28 @@ def read_workload(args: argparse.Namespace, seed: int) -> Workload:
     return Workload(change_trace(read_trace(args.trace, args, seed), args), drawn=True)
 
 
-def _closed_loop(args: argparse.Namespace, seed: int) -> Workload:
-    from ..traces.generate import closed_loop
-    from ..traces.spec import load_spec
+def load_workload(path: Path, seed: int) -> Workload:
+    """The same from Python: a trace of any known format as it is, or what `seed` draws."""
+    from ..traces.load import is_spec, load
+    from ..traces.params import read_yaml
 
+    if not is_spec(path):
+        return Workload(load(path))
+    return _users(path, seed) if read_yaml(path).get("kind") == "closed_loop" else Workload(load(path, seed=seed), True)
+
+
+def _closed_loop(args: argparse.Namespace, seed: int) -> Workload:
     for name in _OF_ARRIVALS:
         if getattr(args, name):
             found = f"given for the closed loop {args.trace}, whose users send when they are ready"
             raise InputError(f"--{name.replace('_', '-')}", found, "a trace with arrival times")
-    loop = closed_loop(load_spec(args.trace), seed)
-    requests = change_trace(loop.requests, args)
-    # Think times are drawn independently of the requests, so whichever of these are left take the first of those.
-    return Workload(requests, True, loop.users, loop.think_time[: len(requests)])
+    loop = _users(args.trace, seed)
+    return loop.changed(change_trace(loop.requests, args))
+
+
+def _users(path: Path, seed: int) -> Workload:
+    from ..traces.generate import closed_loop
+    from ..traces.spec import load_spec
+
+    loop = closed_loop(load_spec(path), seed)
+    return Workload(loop.requests, True, loop.users, loop.think_time)

@@ -16,6 +16,7 @@ from ..configs.slo import SLO, load_slo, slo_from
 from ..configs.strict import read_mapping
 from ..errors import InputError
 from ..sim.run import run
+from ..sim.workload import Workload, load_workload
 from ..traces.load import load
 from ..traces.table import RequestTable
 from ..traces.transform import limit as first_rows
@@ -71,6 +72,17 @@ def as_slo(slo: SLOLike | None) -> SLO | None:
     return slo_from(slo) if isinstance(slo, Mapping) else load_slo(str(slo))
 
 
+def fitted(load: Workload, limit: int | None, rate_scale: float) -> Workload:
+    """The first `limit` requests, so many times as fast. Raises `InputError` for a closed loop that is to be faster."""
+    if limit is not None:
+        load = load.changed(first_rows(load.requests, limit))
+    if rate_scale == 1:
+        return load
+    if load.users:
+        raise InputError("rate_scale", "given for users who send when they are ready", "1, or more users")
+    return load.changed(scale_rate(load.requests, rate_scale))
+
+
 def simulate(
     trace: Trace, plan: PlanLike, slo: SLOLike | None = None, *, changes: Mapping[str, object] | None = None,
     seed: int = 0, limit: int | None = None, rate_scale: float = 1.0, warmup: float = 0.0, horizon: float | None = None,
@@ -83,12 +95,12 @@ def simulate(
 
     Raises `InputError` for whatever cannot be simulated.
     """
-    table = as_trace(trace, seed)
-    if limit is not None:
-        table = first_rows(table, limit)
-    if rate_scale != 1:
-        table = scale_rate(table, rate_scale)
-    result = run(table, as_plan(plan, changes), seed=seed, horizon=inf if horizon is None else horizon)
+    load = Workload(trace) if isinstance(trace, RequestTable) else load_workload(Path(trace), seed)
+    load = fitted(load, limit, rate_scale)
+    result = run(
+        load.requests, as_plan(plan, changes), seed=seed, users=load.users, think_time=load.think_time,
+        horizon=inf if horizon is None else horizon,
+    )  # fmt: skip
     if result.interrupted:
         raise KeyboardInterrupt
     return Report.of(result, as_slo(slo), warmup)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..sim.metrics import PERCENTS
+from ..sim.programreport import program_rows
 from ..sim.records import End
 from ..sim.timeseries import time_series
 from ..sim.write import COUNTS, LABELS, fixed_point_columns, time_columns
@@ -53,6 +54,13 @@ def series_frame(run: Run) -> DataFrame:
     import pandas as pd
 
     return pd.DataFrame(time_series(run)).rename(columns={"t": "t_s"})
+
+
+def program_frame(run: Run) -> DataFrame | None:
+    """One row a program, columns as in `programs.csv.gz`; None for a trace without programs."""
+    import pandas as pd
+
+    return None if run.table.programs is None else pd.DataFrame(program_rows(run))
 
 
 def read_frame(path: Path) -> DataFrame:

@@ -14,7 +14,7 @@ from ..sim.report import build_report
 from ..sim.run import Run
 from ..sim.terminal import table
 from ..sim.write import prepare_folder, write_results
-from .frames import read_frame, request_frame, series_frame, summary_frame
+from .frames import program_frame, read_frame, request_frame, series_frame, summary_frame
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -33,16 +33,17 @@ class Report:
         data: dict[str, Any],
         requests: Callable[[], DataFrame],
         timeseries: Callable[[], DataFrame],
+        programs: Callable[[], DataFrame | None],
         run: Run | None = None,
     ) -> None:
         self.data, self.run = data, run
-        self._requests, self._timeseries = requests, timeseries
+        self._requests, self._timeseries, self._programs = requests, timeseries, programs
 
     @classmethod
     def of(cls, run: Run, slo: SLO | None = None, warmup: float = 0.0) -> Report:
         """The report of a run. warmup : seconds of arrivals to leave out of the statistics (not of the tables)."""
         data = build_report(run, slo, warmup)
-        return cls(data, lambda: request_frame(run), lambda: series_frame(run), run)
+        return cls(data, lambda: request_frame(run), lambda: series_frame(run), lambda: program_frame(run), run)
 
     @classmethod
     def load(cls, folder: str | Path) -> Report:
@@ -55,7 +56,11 @@ class Report:
         data = read_mapping(folder / FILES[0])
         if not isinstance(data.get("simulation"), dict):
             raise InputError(str(folder / FILES[0]), "no block `simulation`", "a report of servecast")
-        return cls(data, lambda: read_frame(folder / FILES[1]), lambda: read_frame(folder / FILES[2]))
+        requests, series, programs = folder / FILES[1], folder / FILES[2], folder / "programs.csv.gz"
+        return cls(
+            data, lambda: read_frame(requests), lambda: read_frame(series),
+            lambda: read_frame(programs) if programs.is_file() else None,
+        )  # fmt: skip
 
     def save(self, folder: str | Path) -> None:
         """Write the files of `servecast simulate --out`. Raises `InputError` for a report that was read from files."""
@@ -78,6 +83,11 @@ class Report:
     def timeseries(self) -> DataFrame:
         """One row a bin and engine; columns of `timeseries.csv.gz`, averages over the bin."""
         return self._timeseries()
+
+    @cached_property
+    def programs(self) -> DataFrame | None:
+        """One row a program (docs/kv.md) with the columns of `programs.csv.gz`; None for a trace without programs."""
+        return self._programs()
 
     @cached_property
     def summary(self) -> DataFrame:

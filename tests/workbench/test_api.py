@@ -94,3 +94,20 @@ def test_the_cheapest_plan_can_be_simulated(trace: Path, tmp_path: Path) -> None
 def test_a_folder_without_results_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no report.json in it; expected a folder of `servecast simulate --out`"):
         Report.load(tmp_path)
+
+
+def test_closed_loops_and_programs_are_traces_too(plan: Any, tmp_path: Path) -> None:
+    loop = tmp_path / "loop.yaml"
+    text = "prompt_tokens: {constant: {value: 300}}\noutput_tokens: {constant: {value: 20}}\n"
+    loop.write_text(f"kind: closed_loop\nusers: 3\nrequests: 30\nthink_time: {{constant: {{value: 0.5}}}}\n{text}")
+    report = servecast.simulate(loop, plan, limit=20)
+    assert report.data["simulation"]["load"]["verdict"] == "closed loop" and len(report.requests) == 20
+    assert report.programs is None
+    with pytest.raises(InputError, match="users who send when they are ready"):
+        servecast.simulate(loop, plan, rate_scale=2)
+    agents = Path(servecast.__file__).parent / "traces" / "samples" / "web-search.yaml"
+    report = servecast.simulate(agents, plan, changes={"pools[0].max_model_len": 131072})
+    report.save(tmp_path / "out")
+    assert report.programs is not None and len(report.programs) == report.data["programs"]["begun"]
+    read = Report.load(tmp_path / "out").programs
+    assert read is not None and np.allclose(read["jct_s"], report.programs["jct_s"], atol=1e-9)

@@ -10,8 +10,7 @@ from pathlib import Path
 from ...configs.slo import METRICS
 from ...errors import InputError
 from ...sim.deploy import deploy
-from ...traces.load import load
-from ...traces.table import RequestTable
+from ...sim.workload import Workload, load_workload
 from .baseline import Baseline, baseline_of, cost_model_fingerprint, mismatch, read_baseline
 from .calibration import Calibration
 from .cases import Case, Gate, Wanted
@@ -20,7 +19,7 @@ from .verdicts import Row, Verdict, against_baseline, against_limit, bounds
 
 _ENOUGH = 1000  # requests for a 99th percentile: 10 beyond it
 
-Traces = Callable[[Path, int], RequestTable]
+Traces = Callable[[Path, int], Workload]
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,8 @@ def trace_reader() -> Traces:
     """Reads each trace once for consecutive cases."""
 
     @lru_cache(maxsize=8)
-    def read(path: Path, seed: int) -> RequestTable:
-        return load(path, seed=seed)
+    def read(path: Path, seed: int) -> Workload:
+        return load_workload(path, seed)
 
     return read
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,9 @@ from ...sim.metrics import Finished
 from ...sim.records import COMPONENTS
 from ...sim.report import build_report
 from ...sim.run import Run, run
+from ...sim.workload import Workload
 from ...traces.table import RequestTable
-from ...traces.transform import limit, scale_rate
+from ..api import fitted
 from .cases import Case, Wanted
 
 
@@ -30,13 +32,14 @@ class Measured:
     rows: str  # digest of all rows of all runs
 
 
-def measure(case: Case, trace: Any) -> Measured:
-    """Run every seed. trace : a function of the seed to the requests."""
+def measure(case: Case, trace: Callable[[int], Workload]) -> Measured:
+    """Run every seed. trace : what a seed draws, or the recording that all share."""
     values: dict[str, list[float | None]] = {}
     rows = hashlib.sha256()
     first: tuple[dict[str, Any], Run] | None = None
     for seed in case.seeds:
-        result = run(changed(trace(seed), case), case.plan, seed=seed)
+        load = fitted(trace(seed), case.limit, case.rate_scale)
+        result = run(load.requests, case.plan, seed=seed, users=load.users, think_time=load.think_time)
         if result.interrupted:
             raise KeyboardInterrupt
         report = build_report(result, case.slo, case.warmup)
@@ -50,13 +53,6 @@ def measure(case: Case, trace: Any) -> Measured:
         first = first or (report, result)
     assert first
     return Measured(values, *first, rows.hexdigest()[:16])
-
-
-def changed(table: RequestTable, case: Case) -> RequestTable:
-    """The trace as the case wants it."""
-    if case.limit is not None:
-        table = limit(table, case.limit)
-    return table if case.rate_scale == 1 else scale_rate(table, case.rate_scale)
 
 
 def _check_class(wanted: Wanted, table: RequestTable) -> None:
