@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from .compression import KVCompression, find_compression
+from .layers import ExecutedLayers
 from .speculation import Speculation
 from .strict import check
 
@@ -58,6 +59,7 @@ class Techniques:
     paging : how KV memory is laid out.
     padded_prefill : prompts of one batch are padded to the longest (what packing them saves).
     speculation : tokens are drafted and verified.
+    layers : which part of the model a token passes.
     """
 
     kv: str | KVCompression | None = None
@@ -65,6 +67,7 @@ class Techniques:
     paging: Paging | None = None
     padded_prefill: bool = False
     speculation: Speculation | None = None
+    layers: ExecutedLayers | None = None
 
     def with_blocks(self, block_size: int) -> Techniques:
         """The same in an engine whose KV blocks hold so many tokens."""

@@ -17,10 +17,11 @@ from .energy import Energy, busy_watts
 from .host import HostOverhead
 from .launch import Launch, fed
 from .layout import laid_out, tabled
-from .operators import OperatorTimes
+from .operators import OperatorTimes, StageOperators
 from .shapes import stage_operators
+from .skipping import SkippingStage
 from .stage import Stage
-from .techniques import with_techniques
+from .techniques import fewer_layers, with_techniques
 
 
 class ComposedCost:
@@ -67,8 +68,16 @@ class ComposedCost:
 
     def compiled(self, times: OperatorTimes) -> Sequence[StageCost]:
         """The stages with these times, or with another quantity in the place of time; what the host adds left out."""
-        stages = (Stage(operators, times, self._launch_of(times)) for operators in self.operators)
+        stages = (self._stage(operators, times) for operators in self.operators)
         return tuple(laid_out(stage, self.techniques) for stage in stages)
+
+    def _stage(self, operators: StageOperators, times: OperatorTimes) -> Stage:
+        executed, launch = self.techniques.layers, self._launch_of(times)
+        if executed is None or executed.kv == "absent":  # the others are not there at all
+            return Stage(operators, times, launch)
+        if executed.prompts:
+            return Stage(fewer_layers(operators, executed.share), times, launch)
+        return SkippingStage(operators, times, launch, executed)
 
     def _launch_of(self, times: OperatorTimes) -> Launch:
         return self.launch if times is self.times else self.launch.kernels_alone()

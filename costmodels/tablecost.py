@@ -19,6 +19,7 @@ from .measured import FALLBACK, ORIGINS, TableTimes
 from .mixed import MixedStage
 from .operators import AttentionCall, Collective, OperatorTimes, RowOperator, StageOperators, Timing
 from .roofline import RooflineTimes
+from .skipping import SkippingStage
 from .table import TableSet
 
 ROUTING = "power_law_1.01"  # nearest to what trained routers do with a batch, between uniform choice and a heavier tail
@@ -53,7 +54,7 @@ class MeasuredCost(ComposedCost):
     def compiled(self, times: OperatorTimes) -> Sequence[StageCost]:
         """As `ComposedCost.compiled`; a stage whose whole attention was measured in mixed calls is priced by them."""
         plain = super().compiled(times)
-        if not isinstance(times, TableTimes):
+        if not isinstance(times, TableTimes) or any(isinstance(stage, SkippingStage) for stage in plain):
             return plain
         stages = list(plain)
         for i, operators in enumerate(self.operators):

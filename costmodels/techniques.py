@@ -8,7 +8,7 @@ from ..configs.compression import KVCompression
 from ..configs.model import Attention, Mixer, ModelCard
 from ..configs.techniques import NONE, Paging, Techniques
 from ..errors import InputError
-from .operators import LayerOperators, StageOperators
+from .operators import Experts, Gemm, LayerOperators, Move, StageOperators
 
 
 def with_techniques(stage: StageOperators, card: ModelCard, techniques: Techniques) -> StageOperators:
@@ -21,7 +21,44 @@ def with_techniques(stage: StageOperators, card: ModelCard, techniques: Techniqu
     if rule and techniques.shared_prefix:
         found = f"given with kv: {rule.name}"
         raise InputError("techniques.shared_prefix", found, "one of the two: they are not modelled together")
-    return replace(stage, layers=tuple(_changed(group, techniques) for group in stage.layers))
+    stage = replace(stage, layers=tuple(_changed(group, techniques) for group in stage.layers))
+    executed = techniques.layers
+    if executed is None:
+        return stage
+    if techniques.speculation:
+        raise InputError(
+            "techniques.layers", "given with speculation", "one of the two: they are not modelled together"
+        )
+    if executed.mlp_share < 1:
+        stage = replace(stage, layers=tuple(_narrow(group, executed.mlp_share, card) for group in stage.layers))
+    return fewer_layers(stage, executed.share) if executed.kv == "absent" else stage
+
+
+def fewer_layers(stage: StageOperators, share: float) -> StageOperators:
+    """The stage with a share of each group's layers, one at least."""
+    kept = (replace(group, count=max(1, round(share * group.count))) for group in stage.layers)
+    return replace(stage, layers=tuple(kept))
+
+
+_FEED_FORWARD = ("gate_up_proj", "up_proj", "activation", "down_proj")
+
+
+def _narrow(group: LayerOperators, share: float, card: ModelCard) -> LayerOperators:
+    """The layer with so many columns of its feed-forward block."""
+    rows = list(group.rows)
+    for i, operator in enumerate(rows):
+        if isinstance(operator, Experts):
+            found = f"{share:g}, and the feed-forward blocks of {card.name} are experts"
+            raise InputError("techniques.layers.mlp_share", found, "a model with dense blocks")
+        if operator.name not in _FEED_FORWARD:
+            continue
+        if isinstance(operator, Move):
+            rows[i] = replace(operator, row_bytes=operator.row_bytes * share)
+        elif isinstance(operator, Gemm) and operator.name == "down_proj":
+            rows[i] = replace(operator, inputs=max(1, round(operator.inputs * share)))
+        elif isinstance(operator, Gemm):
+            rows[i] = replace(operator, outputs=max(1, round(operator.outputs * share)))
+    return replace(group, rows=tuple(rows))
 
 
 def _changed(group: LayerOperators, techniques: Techniques) -> LayerOperators:
