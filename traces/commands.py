@@ -154,6 +154,9 @@ def add_changing(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--window", metavar="START:END", help="seconds; the start becomes 0")
     group.add_argument("--limit", metavar="N", type=int, help="the first N requests")
     group.add_argument("--rate-scale", metavar="X", type=float, help="X times as fast")
+    group.add_argument(
+        "--batch-prompts", metavar="N:S[:K]", help="N questions in a request, S tokens of instructions once, K rounds"
+    )
 
 
 def _writing(parser: argparse.ArgumentParser) -> None:
@@ -196,7 +199,19 @@ def change_trace(table: RequestTable, args: argparse.Namespace) -> RequestTable:
     if args.rate_scale is not None:
         with _flag("--rate-scale"):
             table = scale_rate(table, args.rate_scale)
+    if args.batch_prompts is not None:
+        from .batch_prompt import batch_prompts
+
+        with _flag("--batch-prompts"):
+            table = batch_prompts(table, *_whole_numbers(args.batch_prompts))
     return table
+
+
+def _whole_numbers(text: str) -> list[int]:
+    parts = text.split(":")
+    if len(parts) in (2, 3) and all(part.isdecimal() for part in parts):
+        return [int(part) for part in parts]
+    raise InputError("", repr(text), "N:S or N:S:K in whole numbers, as 32:150:5")
 
 
 def _bounds(text: str) -> tuple[float, float]:
