@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from ..errors import InputError, unknown_name
+from .experts import EVEN, Experts
 from .strict import check
 
 
@@ -64,6 +65,7 @@ class MoE:
     shared_intermediate: int = 0
     gated: bool = True
     bias: bool = False
+    deployed: Experts = EVEN
 
 
 Mixer = Attention | LatentAttention | StateSpace
@@ -200,12 +202,21 @@ def check_parallel(card: ModelCard, parallel: Parallelism) -> None:
         if isinstance(mlp, DenseMLP):
             divides(tp, mlp.intermediate, "intermediate columns")
         elif isinstance(mlp, MoE) and parallel.enable_expert_parallel:
-            most = f"at most {mlp.experts} accelerators"
-            fits(ranks <= mlp.experts, "enable_expert_parallel", ranks, mlp.experts, "experts", most)
+            copies = mlp.experts + mlp.deployed.redundant
+            what = "experts" if copies == mlp.experts else "experts and copies"
+            fits(copies % ranks == 0, "enable_expert_parallel", ranks, copies, what, f"a divisor of {copies}")
         elif isinstance(mlp, MoE):
             divides(ranks, mlp.intermediate, "columns an expert")
     if parallel.enable_expert_parallel and not any(isinstance(group.mlp, MoE) for group in card.groups):
         raise InputError("enable_expert_parallel", f"true for {card.name}, which has no experts", "false")
+
+
+def with_experts(card: ModelCard, deployed: Experts) -> ModelCard:
+    """`card` with its experts deployed otherwise. Raises `InputError` for a model that has none."""
+    if not any(isinstance(group.mlp, MoE) for group in card.groups):
+        raise InputError("experts", f"given for {card.name}, which has no experts", "a mixture of experts")
+    groups = [replace(g, mlp=replace(g.mlp, deployed=deployed)) if isinstance(g.mlp, MoE) else g for g in card.groups]
+    return replace(card, groups=tuple(groups))
 
 
 def quantized(card: ModelCard, name: str | Format, key: str = "quantization") -> ModelCard:

@@ -16,6 +16,7 @@ from .attention_workers import AttentionWorkers
 from .catalog import find
 from .dynamics import Faults, Scaling
 from .engine import PolicyChoice
+from .experts import Experts
 from .model import Format, Parallelism
 from .semantic import SemanticCache
 from .strict import build, check, read_mapping
@@ -127,6 +128,7 @@ class Pool:
     swap_space: float | None = None
     prepend_tokens: int = 0
     attention_workers: AttentionWorkers | None = None
+    experts: Experts | None = None
     batch: PolicyChoice | None = None
     kv: PolicyChoice | None = None
     queue: PolicyChoice | None = None
@@ -247,8 +249,13 @@ class Plan:
             ),
         )
         for pool in values["pools"]:
-            _leave_out_defaults(pool, Pool, ("fabric", "techniques", "eviction", "prepend_tokens", "attention_workers"))
+            _leave_out_defaults(
+                pool, Pool, ("fabric", "techniques", "eviction", "prepend_tokens", "attention_workers", "experts")
+            )
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+_LATER = ("fabric", "techniques", "eviction", "prepend_tokens", "attention_workers", "experts")  # keys of a pool
 
 
 def _leave_out_defaults(values: dict[str, Any], cls: type, names: tuple[str, ...]) -> None:

@@ -9,7 +9,7 @@ from functools import reduce
 from ..configs.model import Attention, Format
 from .curve import Curve, lesser
 from .grid import Grid
-from .operators import AttentionCall, Collective, Experts, Gemm, Move, RowOperator, Timing
+from .operators import AttentionCall, Collective, ExpertFetch, Experts, Gemm, Move, RowOperator, Timing
 from .prefill import Prefill
 from .table import Table, TableSet
 
@@ -53,6 +53,8 @@ class Lookup:
         if isinstance(operator, Gemm):
             inside = operator.name == "router" and self._whole_block() is not None
             return (lambda rows: (0.0, 0.0)) if inside else self._gemm(operator)
+        if isinstance(operator, ExpertFetch) or (isinstance(operator, Experts) and operator.chances):
+            return None  # measured with even routing, and all experts on the device
         if isinstance(operator, Experts):
             block = self._whole_block()
             return _active(block, operator) if block else self._experts(operator)

@@ -8,7 +8,7 @@ from ..configs.device import HardwareCard
 from ..configs.model import ModelCard, Parallelism, check_parallel
 from ..configs.techniques import NONE, Techniques
 from ..errors import InputError
-from .operators import Collective, Experts, Gemm, RowOperator, StageOperators
+from .operators import Collective, Experts, Gemm, Move, RowOperator, StageOperators
 from .shapes import KVShape, kv_shape, stage_operators, weight_bytes
 from .techniques import with_techniques
 
@@ -144,6 +144,6 @@ def _row_bytes(operator: RowOperator | Collective) -> float:
     if isinstance(operator, Experts):
         inside = operator.intermediate * (3 if operator.gated else 2) + operator.hidden
         return operator.visits(1) * inside * operator.dtype_bytes
-    if operator.name.endswith("activation"):
+    if isinstance(operator, Move) and operator.name.endswith("activation"):
         return operator.row_bytes
     return 0.0

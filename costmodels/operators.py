@@ -7,7 +7,7 @@ measured table is another one, for all operators or for those it knows with a ro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from ..configs.compression import KVCompression
@@ -68,10 +68,12 @@ class Move:
 
 @dataclass(frozen=True)
 class Experts:
-    """The expert matrices of one layer on one rank, with tokens spread evenly over the experts.
+    """The expert matrices of one layer on one rank, with tokens spread evenly over the experts unless `chances` says.
 
     held : experts on this rank. total, top_k : of the model. intermediate : columns of an expert on this rank.
     batches : data-parallel ranks whose equally large batches meet here.
+    chances : that a token visits each expert of this rank, the most popular first.
+    resident : experts in device memory, None = `held`.
     """
 
     name: str
@@ -85,6 +87,8 @@ class Experts:
     format: Format
     dtype_bytes: int
     batches: int = 1
+    chances: tuple[float, ...] = ()
+    resident: int | None = None
 
     @property
     def expert_parameters(self) -> int:
@@ -93,7 +97,7 @@ class Experts:
 
     @property
     def parameters(self) -> int:
-        return self.held * self.expert_parameters
+        return (self.held if self.resident is None else self.resident) * self.expert_parameters
 
     @property
     def weight_bytes(self) -> float:
@@ -101,11 +105,15 @@ class Experts:
 
     def visits(self, rows: int) -> float:
         """Pairs of a token and one of this rank's experts."""
+        if self.chances:
+            return rows * self.batches * sum(self.chances)
         return rows * self.batches * self.top_k * self.held / self.total
 
     def touched(self, rows: int) -> float:
         """Expected number of this rank's experts that at least one token visits: each is missed by a token with
         probability 1 - top_k / total, so held x (1 - (1 - top_k / total)^tokens)."""
+        if self.chances:
+            return sum(1 - (1 - chance) ** (rows * self.batches) for chance in self.chances)
         return self.held * (1 - (1 - self.top_k / self.total) ** (rows * self.batches))
 
     def flops(self, rows: int) -> float:
@@ -117,6 +125,35 @@ class Experts:
         weights = self.touched(rows) * self.expert_parameters * self.format.bits / 8
         between = self.intermediate * (4 if self.gated else 2)  # up (and gate) written and read, product written, read
         return weights + self.visits(rows) * (2 * self.hidden + between) * self.dtype_bytes
+
+
+@dataclass(frozen=True)
+class ExpertFetch:
+    """Experts that tokens visit and that are in the host's memory, brought to the device.
+
+    experts : of the rank. resident : how many of them, the most popular, need not be. predicted : share of the others
+    that are known before the experts of the layer before run.
+    """
+
+    name: str
+    experts: Experts
+    resident: int
+    predicted: float
+
+    parameters = 0
+    weight_bytes = 0.0
+
+    @property
+    def format(self) -> Format:
+        return self.experts.format
+
+    def flops(self, rows: int) -> float:
+        return 0.0
+
+    def bytes(self, rows: int) -> float:
+        """Bytes over the host's link."""
+        missing = replace(self.experts, chances=self.experts.chances[self.resident :])
+        return missing.touched(rows) * missing.expert_parameters * missing.format.bits / 8
 
 
 @dataclass(frozen=True)
@@ -133,7 +170,7 @@ class Collective:
     stride: int = 1
 
 
-RowOperator = Gemm | Move | Experts
+RowOperator = Gemm | Move | Experts | ExpertFetch
 
 
 @dataclass(frozen=True)

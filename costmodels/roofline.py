@@ -15,7 +15,7 @@ from .compressed import compressed_decode, compressed_prefill
 from .curve import Curve, greater, total
 from .host import HostOverhead
 from .launch import Launch
-from .operators import AttentionCall, Collective, Gemm, Move, RowOperator, StageOperators, Timing
+from .operators import AttentionCall, Collective, ExpertFetch, Gemm, Move, RowOperator, StageOperators, Timing
 from .sharing import level_works, suffix_work
 
 
@@ -31,12 +31,20 @@ class RooflineTimes:
         self._bandwidth = hardware.memory_bandwidth * hardware.achieved.memory
 
     def rows(self, operator: RowOperator, rows: int) -> Timing:
+        if isinstance(operator, ExpertFetch):
+            return self._fetch(operator, rows), 0.0
         moved = operator.bytes(rows) / self._bandwidth
         if isinstance(operator, Move):
             return moved + self.hardware.achieved.kernel_seconds, 0.0
         rate = self.hardware.rate(operator.format.compute)
         kernels = 1 if isinstance(operator, Gemm) else 2  # experts: up (and gate), then down
         return max(operator.flops(rows) / rate, moved) + kernels * self.hardware.achieved.kernel_seconds, 0.0
+
+    def _fetch(self, operator: ExpertFetch, rows: int) -> float:
+        """What is not hidden behind the experts' own time: whatever was not predicted, and what takes longer."""
+        seconds = operator.bytes(rows) / (self.hardware.host.bandwidth * self.hardware.achieved.link)
+        ahead = operator.predicted * seconds
+        return seconds - ahead + max(0.0, ahead - self.rows(operator.experts, rows)[0])
 
     def collective(self, operator: Collective, rows: int) -> Timing:
         return collective_seconds(self.hardware, operator, rows), 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ..configs.compression import KVCompression
+from ..configs.experts import EVEN
 from ..configs.model import (
     DTYPES,
     MLP,
@@ -30,6 +31,7 @@ from .operators import (
     RowOperator,
     StageOperators,
 )
+from .routing import deployed
 from .techniques import with_techniques
 
 _CACHE_BYTES = {"fp8": 1.0, "fp8_e4m3": 1.0, "fp8_e5m2": 1.0, "int8": 1.0, "float16": 2.0, "bfloat16": 2.0}
@@ -123,7 +125,7 @@ class _Rank:
             "experts",
             self.hidden,
             mlp.intermediate if whole else mlp.intermediate // ranks,
-            held=-(-mlp.experts // ranks) if whole else mlp.experts,
+            held=(mlp.experts + mlp.deployed.redundant) // ranks if whole else mlp.experts,
             total=mlp.experts,
             top_k=mlp.top_k,
             gated=mlp.gated,
@@ -134,7 +136,9 @@ class _Rank:
         )
         router = Gemm("router", self.hidden, mlp.experts, self.plain, self.dtype, mlp.bias)
         there, back = self.exchange(mlp.top_k)
-        operators = [router, *there, experts, *back]
+        operators: _Operators = [router, *there, experts, *back]
+        if mlp.deployed != EVEN:
+            operators = deployed(operators, mlp, ranks if whole else 1)
         if mlp.shared_intermediate:
             operators += self.dense(mlp.shared_intermediate // self.tp, mlp.gated, mlp.bias, "shared_")
         return operators + self.all_reduce("mlp_all_reduce")

@@ -10,7 +10,7 @@ from typing import Any
 from ..configs.catalog import find_hardware, find_model
 from ..configs.device import HardwareCard, Link
 from ..configs.engine import EnginePreset, PolicyChoice, find_engine, policy_name
-from ..configs.model import ModelCard, MoE, quantized
+from ..configs.model import ModelCard, MoE, quantized, with_experts
 from ..configs.plan import LinkOverride, Links, Plan, Pool
 from ..costmodels.base import CostModel, ticks
 from ..costmodels.choice import ROOFLINE, cost_model
@@ -173,6 +173,11 @@ def _deploy(plan: Plan, pool: Pool, where: str) -> Deployment:
     if pool.quantization:
         model = quantized(model, pool.quantization, f"{where}.quantization")
     hardware = _with_links(find_hardware(_card(plan, pool.hardware), f"{where}.hardware"), plan.links)
+    if pool.experts:
+        try:
+            model = with_experts(model, pool.experts)
+        except InputError as error:
+            raise error.at(where) from None
     limits = _limits(pool, preset, model, hardware, where)
     try:
         limits.block_size = _block_size(pool, model, limits)

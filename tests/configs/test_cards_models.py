@@ -45,10 +45,11 @@ PUBLISHED = {
     "opt-13b": (12.85, None),
     "opt-66b": (65.72, None),
     "gpt-oss-120b": (116.83, 5.13),
+    "deepseek-v2-lite": (15.7, 2.4),
     "deepseek-v3": (671.03, 36.6),
     "minimax-m2.5": (229, 10),  # as the hub counts the checkpoint's tensors; "10B active" without both token tables
 }
-WITHOUT_TABLE = {"gpt-oss-120b", "deepseek-v3"}
+WITHOUT_TABLE = {"gpt-oss-120b", "deepseek-v2-lite", "deepseek-v3"}
 
 
 def test_every_card_has_a_published_size() -> None:
