@@ -11,6 +11,7 @@
 #   make gpu      on a machine with a GPU: kernel tests, benchmarks, profiles, closed loop; 10 minutes, run it again
 #   make gpu-wheels    what that needs beside torch and triton, where the machine has no network: into out/wheels
 #   make notebooks    run every notebook from a clean kernel (some minutes)
+#   make docs     write docs/policies, a page a policy, out of the registry
 #   make clean    remove what make made
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -26,7 +27,7 @@ ifneq ($(wildcard ../shared/data/.),)
 export SERVECAST_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: help demo test lint notebooks bench bench-scale validate parity studies gpu gpu-wheels clean
+.PHONY: help demo test lint notebooks docs bench bench-scale validate parity studies gpu gpu-wheels clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -47,6 +48,9 @@ lint: $(VENV)/test
 
 notebooks: $(VENV)/notebook
 	$(BIN)/python notebooks/run.py
+
+docs: $(VENV)/core
+	$(BIN)/servecast policies --write docs/policies
 
 bench: $(VENV)/core
 	$(BIN)/python bench/bench.py

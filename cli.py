@@ -79,7 +79,8 @@ def build_parser() -> argparse.ArgumentParser:
     from .sim import bench_commands
     from .sim import commands as sim_commands
     from .traces import commands as trace_commands
-    from .workbench import compare_commands, report_commands
+    from .workbench import compare_commands, policy_commands, report_commands
+    from .workbench.completion import SHELLS, script
     from .workbench.export import commands as export_commands
     from .workbench.gate import commands as gate_commands
 
@@ -102,6 +103,10 @@ def build_parser() -> argparse.ArgumentParser:
     compare_commands.add_arguments(subparsers)
     gate_commands.add_arguments(subparsers)
     export_commands.add_arguments(subparsers)
+    policy_commands.add_arguments(subparsers)
+    completion = subparsers.add_parser("completion", help="print a script that completes commands in a shell")
+    completion.add_argument("shell", choices=SHELLS, help='in ~/.bashrc: eval "$(servecast completion bash)"')
+    completion.set_defaults(handler=lambda args: print(script(parser, args.shell), end="") or 0)
     return parser
 
 

@@ -136,15 +136,15 @@ class _Judge:
         found = against_baseline(wanted.objective, values, known, wanted.slack)
         if found == Verdict.UNSURE:
             return base, found, "worse than the baseline, and the seeds differ too much to tell"
-        return base, found, self._growth() if found == Verdict.REGRESS else ""
+        return base, found, self._growth(wanted.objective.metric) if found == Verdict.REGRESS else ""
 
-    def _growth(self) -> str:
+    def _growth(self, metric: str) -> str:
         assert self._before
         now, before = (
             {name: sum(v) / len(v) for name, values in of.items() if (v := [x for x in values if x is not None])}
             for of in (self._measured.values, self._before.figures)
         )
-        return grown(now, before)
+        return grown(metric, {name: value for name, value in now.items() if name in before}, before)
 
 
 def _saturation(case: Case, measured: Measured) -> Row:

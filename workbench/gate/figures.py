@@ -11,9 +11,8 @@ import numpy as np
 
 from ...configs.slo import METRICS, SLO, STATISTICS, TOTALS
 from ...errors import InputError, unknown_name
-from ...sim.explain import dominating
+from ...sim.explain import components_of, dominating
 from ...sim.metrics import Finished
-from ...sim.records import COMPONENTS
 from ...sim.report import build_report
 from ...sim.run import Run, run
 from ...sim.workload import Workload
@@ -43,7 +42,7 @@ def measure(case: Case, trace: Callable[[int], Workload]) -> Measured:
         if result.interrupted:
             raise KeyboardInterrupt
         report = build_report(result, case.slo, case.warmup)
-        for name, value in figures(report, case.slo).items():
+        for name, value in {**figures(report, case.slo), **_components(Finished(result, case.warmup))}.items():
             values.setdefault(name, []).append(value)
         for wanted in case.wanted:
             if wanted.request_class and seed == case.seeds[0]:
@@ -69,11 +68,19 @@ def figures(report: dict[str, Any], slo: SLO) -> dict[str, float | None]:
     found |= {name: report.get(name) for name in TOTALS if name != "goodput"}
     if slo.limits or slo.classes:
         found["goodput"] = report["slo"]["goodput_of_offered"]
-    found |= {name: _seconds(report[f"mean_{name}_ms"]) for name in COMPONENTS}
     for request_class, group in report.get("groups", {}).get("request_class", {}).items():
         own = _latencies(group, ("ttft", "tpot", "e2el")) | {"goodput": group.get("goodput_of_offered")}
         found |= {f"{name} of {request_class}": value for name, value in own.items()}
     return found
+
+
+def _components(requests: Finished) -> dict[str, float | None]:
+    """Seconds that each component of time has in a latency on average, as `ttft by queueing`."""
+    return {
+        f"{metric} by {name}": float(seconds.mean()) if len(seconds) else None
+        for metric in ("ttft", "tpot", "e2el")
+        for name, seconds in components_of(metric, requests).items()
+    }
 
 
 def _latencies(report: dict[str, Any], metrics: tuple[str, ...]) -> dict[str, float | None]:
@@ -110,8 +117,9 @@ def _told(metric: str, found: dict[str, Any]) -> str:
     return f"{metric} of {found['requests']:,} requests: mostly {found['dominating']} ({share:.0%})"
 
 
-def grown(now: dict[str, float], before: dict[str, float]) -> str:
-    """The component of E2E latency that grew most against a baseline, in words."""
-    growth = {name: now[name] - before[name] for name in COMPONENTS if name in now and name in before}
+def grown(metric: str, now: dict[str, float], before: dict[str, float]) -> str:
+    """The component of a latency (of E2E for other figures) that grew most against a baseline, in words."""
+    part = {"ttft": "ttft", "tpot": "tpot", "itl": "tpot"}.get(metric, "e2el") + " by "
+    growth = {name.removeprefix(part): now[name] - before[name] for name in now if name.startswith(part)}
     most = max(growth, key=lambda name: growth[name], default="")
     return f"mostly {most}: {growth[most] * 1e3:+.3g} ms a request" if most and growth[most] > 0 else ""
