@@ -1,6 +1,6 @@
 """Router: NVIDIA Dynamo's KV router: what is to be prefilled there plus what decodes there, in KV blocks.
 
-Source: ai-dynamo/dynamo, `docs/architecture/kv_cache_routing.md`: cost = overlap_score_weight x prefill blocks + active
+Source: ai-dynamo/dynamo, docs/architecture/kv_cache_routing.md: cost = overlap_score_weight x prefill blocks + active
 blocks; the least costly worker, or at a temperature a softmax over the negative costs scaled to their range.
 """
 

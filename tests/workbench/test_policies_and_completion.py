@@ -33,7 +33,7 @@ def lasting(text: str) -> str:
 
 def test_every_policy_says_its_rule() -> None:
     for page in pages():
-        assert len(page.summary) > 20 and page.summary.endswith("."), page.name
+        assert len(page.summary) > 15 and page.summary.endswith("."), page.name
 
 
 def test_one_policy_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
