@@ -98,7 +98,7 @@ class Model:
         if isinstance(self.operators, TritonOperators):
             from .kernels.tuning import check_shape
 
-            check_shape(mixer.head_dim, block_size)
+            check_shape(mixer.head_dim, block_size, mixer.heads // mixer.kv_heads)
         if any(_mixer(group).kv_heads * _mixer(group).head_dim != mixer.kv_heads * mixer.head_dim for group in groups):
             raise InputError(
                 "model", f"{card.name} caches more in some layers than in others", "layers with one KV shape"

@@ -139,8 +139,8 @@ def paged_prefill(
     """
     tokens, heads, head_dim = q.shape
     _, kv_heads, block_size, _ = keys.shape
-    check_shape(head_dim, block_size)
     requests, group = len(contexts), heads // kv_heads
+    check_shape(head_dim, block_size, group)
     _paged_prefill[lambda chosen: (tokens // (chosen["ROWS"] // group) + requests, kv_heads)](
         q, q.stride(0), keys, values, tables, tables.stride(0), first_token, contexts, requests, out, scale * _LOG2E,
         triton.next_power_of_2(tokens),

@@ -11,6 +11,7 @@ from triton.runtime.autotuner import Autotuner
 
 from ...errors import InputError
 
+MOST_HEADS = 64  # on one KV head: a tile of a prompt has all heads of a group
 INTERPRETED: bool = triton.knobs.runtime.interpret
 
 _TUNED: dict[str, Autotuner] = {}
@@ -53,11 +54,13 @@ def chosen() -> dict[str, dict[str, object]]:
     return found
 
 
-def check_shape(head_dim: int, block_size: int) -> None:
-    """Raise InputError for a head or a KV block that the attention kernels cannot tile."""
+def check_shape(head_dim: int, block_size: int, group: int = 1) -> None:
+    """Raise InputError for a head, a KV block, or a group of heads on one KV head, that attention cannot tile."""
     for name, size, low, high in (("head_dim", head_dim, 16, 256), ("block_size", block_size, 8, 64)):
         if size & (size - 1) or not low <= size <= high:
             raise InputError(name, str(size), f"a power of two from {low} to {high}")
+    if group > MOST_HEADS:
+        raise InputError("heads of a KV head", str(group), f"at most {MOST_HEADS}")
 
 
 def tile_rows(rows: int) -> int:

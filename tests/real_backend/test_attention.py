@@ -80,11 +80,32 @@ def chunks(lab, tokens, contexts, heads, kv_heads, head_dim, block_size, dtype, 
     return out, ref
 
 
-@pytest.mark.parametrize("heads, kv_heads, head_dim, block_size", [(8, 2, 64, 16), (7, 1, 32, 8), (2, 2, 16, 32)])
+@pytest.mark.parametrize(
+    "heads, kv_heads, head_dim, block_size", [(8, 2, 64, 16), (7, 1, 32, 8), (2, 2, 16, 32), (64, 1, 16, 64)]
+)
 def test_chunks_on_a_cached_prefix(lab, heads, kv_heads, head_dim, block_size):
     tokens, contexts = [1, 17, 64, 65, 5], [0, 0, 130, 63, 64]
     for dtype in lab.dtypes:
         lab.close(*chunks(lab, tokens, contexts, heads, kv_heads, head_dim, block_size, dtype))
+
+
+@pytest.mark.parametrize("heads, kv_heads", [(5, 1), (6, 2)])
+def test_an_eight_bit_cache_and_wide_heads(lab, heads, kv_heads):
+    """Prompt chunks and decodes read the same cache, with a scale for its keys and one for its values."""
+    dtype, eight = lab.dtypes[0], torch.float8_e4m3fn
+    tokens, contexts = [21, 1], [40, 75]
+    lengths = [t + c for t, c in zip(tokens, contexts, strict=True)]
+    keys, values, tables = lab.cache(lengths, kv_heads, 16, 256, dtype)
+    keys, values = keys.to(eight), values.to(eight)
+    q = lab.queries(sum(tokens), heads, 256, dtype)
+    out = lab.poisoned(*q.shape, dtype=dtype)
+    pieces = cut(lengths[1:], kv_heads, 4, lab.device)
+    first, before = (torch.tensor(x, dtype=torch.int32, device=lab.device) for x in ([0, 21], [40]))
+    work = decode_workspace(pieces.capacity, heads, 256, lab.device)
+    batch = Batch(21, first, before, tables, pieces)
+    paged_attention(q, keys, values, batch, out, work, scale=0.05 * 3.0, value_scale=0.25)
+    keys, values = 3.0 * keys.to(dtype).double(), 0.25 * values.to(dtype).double()
+    lab.close(out, reference.paged_attention(q.double(), keys, values, tables, tokens, contexts, scale=0.05))
 
 
 @pytest.mark.parametrize("window", [1, 40, 1000])

@@ -291,3 +291,5 @@ def test_a_head_that_the_kernels_cannot_tile_is_refused_before_anything_runs():
     Model(card, device="cpu", num_blocks=2, block_size=16)  # torch can
     with pytest.raises(InputError, match="head_dim: 24; expected a power of two from 16 to 256"):
         Model(card, device="cpu", num_blocks=2, block_size=16, operators=TritonOperators())
+    with pytest.raises(InputError, match="block_size: 1; expected a power of two from 8 to 64"):
+        Model(model_from_config(DENSE, "x"), device="cpu", num_blocks=2, block_size=1, operators=TritonOperators())

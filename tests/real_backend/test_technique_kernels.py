@@ -12,6 +12,7 @@ from servecast.real_backend.kernels.grouping import group_rows, tile_of
 from servecast.real_backend.kernels.lora import Adapters, add_adapters
 from servecast.real_backend.kernels.moe_gemm import moe_gemm
 from servecast.real_backend.kernels.paged_decode import decode_workspace
+from servecast.real_backend.kernels.paged_prefill import paged_prefill
 from servecast.real_backend.kernels.pieces import cut
 from servecast.real_backend.kernels.quantised_decode import QuantisedCache, quantised_decode
 from servecast.real_backend.kernels.shared_prefix import prefix_pieces, shared_prefix_decode
@@ -188,3 +189,10 @@ def test_an_unsupported_head_size_is_refused(lab):
     q = lab.random(1, 1, 24, dtype=lab.dtypes[0])
     with pytest.raises(InputError, match="head_dim: 24; expected a power of two"):
         sparse_prefill(q, keys, values, tables[0], tables, tables, 4, q, scale=1.0, span=16)
+
+
+def test_more_heads_than_a_tile_has_rows_are_refused(lab):
+    keys, values, tables = lab.cache([5], 1, 16, 32, lab.dtypes[0])
+    q, ends = lab.random(5, 71, 32, dtype=lab.dtypes[0]), torch.tensor([0, 5], dtype=torch.int32, device=lab.device)
+    with pytest.raises(InputError, match="heads of a KV head: 71; expected at most 64"):
+        paged_prefill(q, keys, values, tables, ends, ends[:1], q, scale=1.0)
