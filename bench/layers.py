@@ -35,7 +35,9 @@ def small_cases() -> Iterator[Case]:
         rows = 2.0 * tokens
         yield Case("rms norm", "servecast", {"tokens": tokens}, partial(_norm, tokens), rows * 4 * 4096)
         yield Case("silu mul", "servecast", {"tokens": tokens}, partial(_silu, tokens), rows * 3 * 14336)
-        yield Case("rotary", "servecast", {"tokens": tokens}, partial(_rotary, tokens), rows * 2 * 40 * 128)
+        for normed in (False, True):
+            shape = {"tokens": tokens, "head norms": normed}
+            yield Case("rotary", "servecast", shape, partial(_rotary, tokens, normed), rows * 2 * 40 * 128)
         yield Case("kv write", "servecast", {"tokens": tokens}, partial(_write, tokens), rows * 4 * 1024)
     for blocks in (64, 4096):
         size = 2.0 * blocks * 64 * 2 * 8 * BLOCK * 128  # read and written; 64 planes: 32 layers of keys and values
@@ -60,10 +62,11 @@ def _silu(tokens: int) -> Call:
     return lambda: silu_mul.silu_mul(x, out)
 
 
-def _rotary(tokens: int) -> Call:
+def _rotary(tokens: int, normed: bool) -> Call:
+    norms = (rand(128), rand(128)) if normed else None
     q, k, table = rand(tokens, 32, 128), rand(tokens, 8, 128), rotary_table(8192, 128, 5e5, GPU)
     positions = torch.arange(tokens, device=GPU) % 8192
-    return lambda: rotary.rotary(q, k, positions, table)
+    return lambda: rotary.rotary(q, k, positions, table, norms)
 
 
 def _write(tokens: int) -> Call:

@@ -139,7 +139,11 @@ def _attention_layers(keys: _Keys, family: str, count: int) -> list[Mixer]:
     head_dim = keys.size("head_dim", default=hidden // heads)
     if heads % kv_heads:
         raise InputError("num_key_value_heads", describe(kv_heads), f"a divisor of the {heads} attention heads")
-    return [Attention(heads, kv_heads, head_dim, window, bias, output_bias) for window in _windows(keys, family, count)]
+    normed = family in ("qwen3", "qwen3_moe")
+    return [
+        Attention(heads, kv_heads, head_dim, window, bias, output_bias, normed)
+        for window in _windows(keys, family, count)
+    ]
 
 
 def _windows(keys: _Keys, family: str, count: int) -> list[int | None]:

@@ -20,6 +20,7 @@ class Attention:
     window: int | None = None  # a token sees this many tokens, itself included; None: all
     bias: bool = False  # on the q, k and v projections
     output_bias: bool = False
+    head_norms: bool = False  # each query and key head is normalised before it is rotated (Qwen3)
 
 
 @dataclass(frozen=True)

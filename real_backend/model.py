@@ -19,7 +19,7 @@ from ..costmodels.operators import Experts, Gemm, LayerOperators
 from ..costmodels.shapes import stage_operators
 from ..errors import InputError
 from .batch import Batch, Shape
-from .operators import Operators, TorchOperators, TritonOperators, route
+from .operators import HeadNorms, Operators, TorchOperators, TritonOperators, route
 from .reference import rotary_table
 
 TORCH_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -54,6 +54,7 @@ class Layer:
     mixer: Attention  # this rank's heads
     mlp: DenseMLP | MoE
     norms: tuple[torch.Tensor, torch.Tensor]
+    head_norms: HeadNorms
     matrices: dict[str, torch.Tensor]
     biases: dict[str, torch.Tensor]
     keys: torch.Tensor
@@ -138,7 +139,8 @@ class Model:
         mlp = self.card.groups[self.card.order[number]].mlp
         assert mlp is not None
         norms = self._ones(self.card.hidden_size), self._ones(self.card.hidden_size)
-        return Layer(mixer, mlp, norms, matrices, biases, keys, values)
+        head_norms = (self._ones(mixer.head_dim), self._ones(mixer.head_dim)) if mixer.head_norms else None
+        return Layer(mixer, mlp, norms, head_norms, matrices, biases, keys, values)
 
     def with_cache(self, dtype: torch.dtype) -> Model:
         """The same weights with an empty cache of another number type, of as many blocks."""
@@ -203,7 +205,9 @@ class Model:
         mixer = layer.mixer
         parts = qkv.view(len(qkv), -1, mixer.head_dim).split([mixer.heads, mixer.kv_heads, mixer.kv_heads], dim=1)
         q, key, value = parts
-        return self.operators.rotary_and_cache(q, key, value, self.angles, layer.keys, layer.values, batch)
+        return self.operators.rotary_and_cache(
+            q, key, value, self.angles, layer.keys, layer.values, batch, layer.head_norms
+        )
 
     def attention(self, layer: Layer, q: torch.Tensor, batch: Batch) -> torch.Tensor:
         """(rows, heads x head_dim)."""

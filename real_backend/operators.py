@@ -11,6 +11,7 @@ from . import reference
 from .batch import Batch
 
 EPSILON = 1e-6  # of the norms
+HeadNorms = tuple[torch.Tensor, torch.Tensor] | None  # weights of the norms of query and key heads
 
 
 class Operators(Protocol):
@@ -24,9 +25,9 @@ class Operators(Protocol):
 
     def rotary_and_cache(
         self, q: torch.Tensor, key: torch.Tensor, value: torch.Tensor, table: torch.Tensor, keys: torch.Tensor,
-        values: torch.Tensor, batch: Batch,
+        values: torch.Tensor, batch: Batch, norms: HeadNorms,
     ) -> torch.Tensor:  # fmt: skip
-        """Rotate q and key, and put key and value into the cache; the rotated q."""
+        """Rotate q and key, normalised first if there are `norms`, and put key and value into the cache; the new q."""
         ...
 
     def attention(
@@ -69,8 +70,10 @@ class TorchOperators:
 
     def rotary_and_cache(
         self, q: torch.Tensor, key: torch.Tensor, value: torch.Tensor, table: torch.Tensor, keys: torch.Tensor,
-        values: torch.Tensor, batch: Batch,
+        values: torch.Tensor, batch: Batch, norms: HeadNorms,
     ) -> torch.Tensor:  # fmt: skip
+        if norms:
+            q, key = (reference.rms_norm(x, weight, EPSILON) for x, weight in zip((q, key), norms, strict=True))
         reference.write_kv(reference.rotary(key, batch.positions, table), value, keys, values, batch.slots)
         return reference.rotary(q, batch.positions, table)
 
@@ -116,12 +119,12 @@ class TritonOperators:
 
     def rotary_and_cache(
         self, q: torch.Tensor, key: torch.Tensor, value: torch.Tensor, table: torch.Tensor, keys: torch.Tensor,
-        values: torch.Tensor, batch: Batch,
+        values: torch.Tensor, batch: Batch, norms: HeadNorms,
     ) -> torch.Tensor:  # fmt: skip
         from .kernels.kv_write import kv_write
         from .kernels.rotary import rotary
 
-        rotary(q, key, batch.positions, table)
+        rotary(q, key, batch.positions, table, norms, eps=EPSILON)
         kv_write(key, value, keys, values, batch.slots)
         return q
 

@@ -49,9 +49,9 @@ def _paged_decode(
         inside = (n >= start) & (n < stop)
         slot = slots(table, begin, stop, kv_head, KV_HEADS, BLOCK_SIZE, TILE)
         k = tl.load(keys + slot[None, :] * HEAD_DIM + d[:, None], mask=inside[None, :], other=0.0)
-        scores = tl.where(inside[None, :], tl.dot(queries, k.to(queries.dtype)) * scale, float("-inf"))
+        products = tl.where(inside[None, :], tl.dot(queries, k.to(queries.dtype)), float("-inf"))
         v = tl.load(values + slot[:, None] * HEAD_DIM + d[None, :], mask=inside[:, None], other=0.0)
-        top, mass, acc = absorb(scores, v.to(queries.dtype), top, mass, acc)
+        top, mass, acc = absorb(products, scale, v.to(queries.dtype), top, mass, acc)
     place = piece.to(tl.int64) * heads + head
     tl.store(lse + place, top + tl.log2(mass), mask=g < GROUP)
     tl.store(partial + place[:, None] * HEAD_DIM + d[None, :], acc / mass[:, None], mask=(g < GROUP)[:, None])
@@ -74,7 +74,7 @@ def paged_decode(
     q, out : (rows, heads, head_dim); rows of q may lie apart, out is contiguous. keys, values : (blocks, kv_heads,
     block_size, head_dim), contiguous, of the dtype of q or float8_e4m3fn. tables : (rows, blocks a row) int32.
     workspace : of `decode_workspace`.
-    scale : of the scores; with an 8-bit cache times the scale of its keys. value_scale : of its values.
+    scale : of the scores, above 0; with an 8-bit cache times the scale of its keys. value_scale : of its values.
     """
     partial, lse = workspace
     decode_pieces(q, keys, values, tables, pieces, partial, lse, scale=scale)

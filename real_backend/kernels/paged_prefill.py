@@ -52,13 +52,13 @@ def _sweep(
         else:
             k = tl.load(keys + slot[None, :] * HEAD_DIM + d[:, None])
             v = tl.load(values + slot[:, None] * HEAD_DIM + d[None, :])
-        scores = tl.dot(queries, k.to(queries.dtype)) * scale
+        products = tl.dot(queries, k.to(queries.dtype))
         if MASKED:
             seen = n[None, :] <= position[:, None]
             if WINDOW > 0:
                 seen = seen & (n[None, :] > position[:, None] - WINDOW)
-            scores = tl.where(seen, scores, float("-inf"))
-        top, mass, acc = absorb(scores, v.to(queries.dtype), top, mass, acc)
+            products = tl.where(seen, products, float("-inf"))
+        top, mass, acc = absorb(products, scale, v.to(queries.dtype), top, mass, acc)
     return top, mass, acc
 
 

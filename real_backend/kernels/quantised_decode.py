@@ -76,14 +76,14 @@ def _quantised_decode(
         packed = tl.load(key_codes + (block * BLOCK_SIZE + n)[None, :] * WIDTH + w[:, None])
         codes = (packed[None, :, :] >> shifts[:, None, None]) & MASK
         k = tl.reshape(codes, (HEAD_DIM, BLOCK_SIZE)).to(queries.dtype)
-        scores = (tl.dot(scaled.to(queries.dtype), k) + offset[:, None]) * scale
-        scores = tl.where((i * BLOCK_SIZE + n < stop)[None, :], scores, float("-inf"))
+        products = tl.dot(scaled.to(queries.dtype), k) + offset[:, None]
+        products = tl.where((i * BLOCK_SIZE + n < stop)[None, :], products, float("-inf"))
         packed = tl.load(value_codes + (block * BLOCK_SIZE + n)[:, None] * WIDTH + w[None, :])
         codes = ((packed[:, None, :] >> shifts[None, :, None]) & MASK).to(tl.float32)
         at = (block * BLOCK_SIZE + n)[:, None] * PLANES + j[None, :]
         s, z = tl.load(value_scale + at).to(tl.float32), tl.load(value_zero + at).to(tl.float32)
         v = tl.reshape(codes * s[:, :, None] + z[:, :, None], (BLOCK_SIZE, HEAD_DIM)).to(queries.dtype)
-        top, mass, acc = absorb(scores, v, top, mass, acc)
+        top, mass, acc = absorb(products, scale, v, top, mass, acc)
     place = piece.to(tl.int64) * heads + head
     tl.store(lse + place, top + tl.log2(mass), mask=g < GROUP)
     tl.store(partial + place[:, None] * HEAD_DIM + d[None, :], acc / mass[:, None], mask=(g < GROUP)[:, None])

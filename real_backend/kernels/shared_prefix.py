@@ -52,8 +52,8 @@ def _prefix(
         slot = slots(table, begin, stop, kv_head, KV_HEADS, BLOCK_SIZE, TILE)
         k = tl.load(keys + slot[None, :] * HEAD_DIM + d[:, None], mask=inside[None, :], other=0.0)
         v = tl.load(values + slot[:, None] * HEAD_DIM + d[None, :], mask=inside[:, None], other=0.0)
-        scores = tl.where(inside[None, :], tl.dot(queries, k.to(queries.dtype)) * scale, float("-inf"))
-        top, mass, acc = absorb(scores, v.to(queries.dtype), top, mass, acc)
+        products = tl.where(inside[None, :], tl.dot(queries, k.to(queries.dtype)), float("-inf"))
+        top, mass, acc = absorb(products, scale, v.to(queries.dtype), top, mass, acc)
     place = (slot_base + piece * rows + row).to(tl.int64) * heads + head
     tl.store(lse + place, top + tl.log2(mass), mask=real)
     tl.store(partial + place[:, None] * HEAD_DIM + d[None, :], acc / mass[:, None], mask=real[:, None])

@@ -20,16 +20,18 @@ def slots(table, begin, stop, kv_head, KV_HEADS: tl.constexpr, BLOCK_SIZE: tl.co
 
 
 @triton.jit
-def absorb(scores, values, top, mass, acc):
-    """Take a tile of scores (base-2 logarithms) and its values into the running softmax of each row.
+def absorb(products, scale, values, top, mass, acc):
+    """Take a tile of products of queries and keys, and its values, into the running softmax of each row.
 
+    products x scale : scores, as base-2 logarithms; scale > 0, so that -inf stays what it is. A product is scaled and
+    put below the level in one operation.
     top : greatest score so far. mass : sum of 2**(score - top). acc : sum of 2**(score - top) x value.
-    A row that has seen nothing yet has top = -inf; it stays so while its scores are -inf.
+    A row that has seen nothing yet has top = -inf; it stays so while its products are -inf.
     """
-    higher = tl.maximum(top, tl.max(scores, 1))
+    higher = tl.maximum(top, tl.max(products, 1) * scale)
     level = tl.where(higher == float("-inf"), 0.0, higher)
     keep = tl.exp2(top - level)
-    weights = tl.exp2(scores - level[:, None])
+    weights = tl.exp2(products * scale - level[:, None])
     mass = mass * keep + tl.sum(weights, 1)
     acc = tl.dot(weights.to(values.dtype), values, acc * keep[:, None])
     return higher, mass, acc

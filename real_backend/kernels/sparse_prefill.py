@@ -44,9 +44,9 @@ def _sparse_prefill(
         slot = slots(table, start, length, head // GROUP, KV_HEADS, BLOCK_SIZE, SPAN)
         k = tl.load(keys + slot[None, :] * HEAD_DIM + d[:, None], mask=inside[None, :], other=0.0)
         v = tl.load(values + slot[:, None] * HEAD_DIM + d[None, :], mask=inside[:, None], other=0.0)
-        scores = tl.dot(queries, k.to(queries.dtype)) * scale
-        scores = tl.where(n[None, :] <= position[:, None], scores, float("-inf"))
-        top, mass, acc = absorb(scores, v.to(queries.dtype), top, mass, acc)
+        products = tl.dot(queries, k.to(queries.dtype))
+        products = tl.where(n[None, :] <= position[:, None], products, float("-inf"))
+        top, mass, acc = absorb(products, scale, v.to(queries.dtype), top, mass, acc)
     mean = acc / tl.where(mass == 0, 1.0, mass)[:, None]
     tl.store(out + place, mean.to(out.dtype.element_ty), mask=real[:, None])
 

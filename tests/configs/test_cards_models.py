@@ -116,7 +116,9 @@ def test_windows_follow_the_family() -> None:
 
 
 def test_head_dim_is_read_and_derived() -> None:
-    assert model_from_config(config("qwen3", head_dim=128), "x").groups[0].mixer == Attention(16, 4, 128)
+    assert model_from_config(config("qwen3", head_dim=128), "x").groups[0].mixer == Attention(
+        16, 4, 128, head_norms=True
+    )
     assert model_from_config(config("llama"), "x").groups[0].mixer == Attention(16, 4, 64)
     assert model_from_config(config("qwen2"), "x").groups[0].mixer == Attention(16, 4, 64, bias=True)
 

@@ -34,8 +34,8 @@ CALLS: dict[str, dict[str, list[tuple[Any, ...]]]] = {
     },
     "layers": {
         "_gemm_w4": [(16, 4096, 256)], "_experts": [(16, 8, 2, 2048, 768)], "_adapters": [(16, [8, 64])],
-        "_norm": [(2,)], "_silu": [(2,)], "_rotary": [(2,)], "_write": [(16,)], "_copy": [(2, "gather")],
-        "_sample": [(2, False), (2, True)],
+        "_norm": [(2,)], "_silu": [(2,)], "_rotary": [(2, False), (2, True)], "_write": [(16,)],
+        "_copy": [(2, "gather")], "_sample": [(2, False), (2, True)],
     },
 }  # fmt: skip
 

@@ -33,7 +33,7 @@ SMALL = {
         "_adapters": [(5, [8, 16])],
         "_norm": [(2,)],
         "_silu": [(1,)],
-        "_rotary": [(2,)],
+        "_rotary": [(2, False), (2, True)],
         "_write": [(3,)],
         "_copy": [(1, "gather")],
         "_sample": [(1, False)],

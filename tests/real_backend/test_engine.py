@@ -53,6 +53,9 @@ def dense(model: Model, tokens: list[int]) -> torch.Tensor:
         q, key, value = qkv.view(len(tokens), -1, mixer.head_dim).split(
             [mixer.heads, mixer.kv_heads, mixer.kv_heads], dim=1
         )
+        if layer.head_norms:
+            q, key = (x / (x * x).mean(-1, keepdim=True).add(EPSILON).sqrt() * w
+                      for x, w in zip((q, key), layer.head_norms, strict=True))  # fmt: skip
         q, key = reference.rotary(q, at, angles), reference.rotary(key, at, angles)
         key, value = (part.repeat_interleave(mixer.heads // mixer.kv_heads, 1) for part in (key, value))
         scores = torch.einsum("ihd,jhd->hij", q, key) * mixer.head_dim**-0.5
@@ -85,6 +88,10 @@ def test_logits_are_those_of_a_dense_model(lab, name, kernels):
     operators = TritonOperators() if kernels else TorchOperators()
     model = Model(card, device=lab.device, num_blocks=24, block_size=8, dtype=dtype, operators=operators)
     model.cache.fill_(float("nan"))
+    for layer in model.layers:
+        for weight in (*layer.norms, *(layer.head_norms or ())):
+            weight.copy_(1 + 0.2 * lab.random(*weight.shape))
+    assert (model.layers[0].head_norms is not None) == (name == "experts")
     tokens = lab.whole(300, 2, 40).tolist()
     tables = torch.randperm(24, device=lab.device)[:12].view(2, 6).tolist()
     expected = [dense(model, row) for row in tokens]

@@ -30,16 +30,21 @@ def test_rms_norm(lab, rows, columns, with_residual):
 
 
 @pytest.mark.parametrize("heads, kv_heads, head_dim", [(8, 2, 64), (5, 1, 16)])
-def test_rotary(lab, heads, kv_heads, head_dim):
+@pytest.mark.parametrize("normed", [False, True])
+def test_rotary(lab, heads, kv_heads, head_dim, normed):
     table = reference.rotary_table(5000, head_dim, 10_000.0, lab.device)
     positions = torch.tensor([0, 1, 17, 4999], device=lab.device)
     for dtype in lab.dtypes:
         packed = lab.random(4, heads + 2 * kv_heads, head_dim, dtype=dtype)  # as the projection leaves them
         before = packed.double()
-        q, k = packed[:, :heads], packed[:, heads : heads + kv_heads]
-        rotary(q, k, positions, table)
-        lab.close(q, reference.rotary(before[:, :heads], positions, table.double()))
-        lab.close(k, reference.rotary(before[:, heads : heads + kv_heads], positions, table.double()))
+        q, k = parts = packed[:, :heads], packed[:, heads : heads + kv_heads]
+        norms = tuple(1 + 0.3 * lab.random(head_dim, dtype=dtype) for _ in parts) if normed else None
+        rotary(q, k, positions, table, norms, eps=1e-3)
+        for i, (part, first) in enumerate(((q, 0), (k, heads))):
+            ref = before[:, first : first + part.shape[1]]
+            if norms:
+                ref = ref / (ref.square().mean(-1, keepdim=True) + 1e-3).sqrt() * norms[i].double()
+            lab.close(part, reference.rotary(ref, positions, table.double()))
         assert (packed[:, heads + kv_heads :] == before[:, heads + kv_heads :]).all()
 
 
