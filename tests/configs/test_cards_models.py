@@ -35,6 +35,8 @@ PUBLISHED = {
     "llama-2-70b": (68.977, None),
     "llama-7b": (6.738, None),
     "llama-68m": (0.068, None),
+    "bitnet-0.7b": (0.729, None),  # TeLLMe calls it 0.73B
+    "mamba2-2.7b": (2.703, None),
     "mistral-7b": (7.242, None),
     "mistral-7b-v0.3": (7.248, None),
     "mixtral-8x7b": (46.70, 12.9),
