@@ -19,6 +19,7 @@ from .engine import PolicyChoice
 from .experts import Experts
 from .model import Format, Parallelism
 from .semantic import SemanticCache
+from .streams import Streams
 from .strict import build, check, read_mapping
 from .techniques import Techniques
 from .topology import Disaggregation, Topology
@@ -129,6 +130,7 @@ class Pool:
     prepend_tokens: int = 0
     attention_workers: AttentionWorkers | None = None
     experts: Experts | None = None
+    streams: Streams | None = None
     batch: PolicyChoice | None = None
     kv: PolicyChoice | None = None
     queue: PolicyChoice | None = None
@@ -255,7 +257,8 @@ class Plan:
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-_LATER = ("fabric", "techniques", "eviction", "prepend_tokens", "attention_workers", "experts")  # keys of a pool
+# Keys of a pool that came later.
+_LATER = ("fabric", "techniques", "eviction", "prepend_tokens", "attention_workers", "experts", "streams")
 
 
 def _leave_out_defaults(values: dict[str, Any], cls: type, names: tuple[str, ...]) -> None:

@@ -21,6 +21,7 @@ from ..costmodels.launch import Launch
 from ..costmodels.lora import LoraCost
 from ..costmodels.memory import KVCapacity, kv_capacity
 from ..costmodels.shapes import stage_operators
+from ..costmodels.shared import SharedTimes
 from ..costmodels.split import SplitCost, workers_capacity
 from ..costmodels.techniques import page_tokens, with_techniques
 from ..costmodels.transfer import swap_seconds
@@ -44,6 +45,7 @@ class Deployment:
     blocks, host_blocks : KV blocks of one engine on the device, less what it reserves, and in the host's swap space.
     swap_ticks : to move one block between them.
     prefix_caching : whether freed KV blocks can be found again.
+    shared : times of two streams, where the pool has them.
     drafter : what drafts, where tokens are speculated on and that takes time.
     usd_per_hour : of the whole pool, None where no price is known.
     lora : what adapters cost, where the plan has any; adapter_blocks : KV blocks of each, if they share the memory.
@@ -65,6 +67,7 @@ class Deployment:
     lora: LoraCost | None = None
     adapter_blocks: tuple[int, ...] = ()
     drafter: Drafter | None = None
+    shared: SharedTimes | None = None
 
     def batch_policy(self) -> BatchPolicy:
         """A batch policy of its own for one engine, with its KV policy."""
@@ -106,7 +109,7 @@ class Deployment:
 
         Not with pipeline stages or in lockstep, where batches in flight or the slowest rank set the pace.
         """
-        if self.lockstep or len(self.cost.stages) > 1 or self.pool.techniques.speculation:
+        if self.lockstep or len(self.cost.stages) > 1 or self.pool.techniques.speculation or self.pool.streams:
             return False
         return _first(self.pool.async_scheduling, self.preset.async_scheduling)
 
@@ -204,7 +207,25 @@ def _deploy(plan: Plan, pool: Pool, where: str) -> Deployment:
     except InputError as error:
         raise error.at(where) from None
     sized = _sized(plan, pool, where, preset, model, hardware, limits, capacity, cost)
-    return dataclasses.replace(sized, drafter=drafter)
+    shared = _shared(plan, sized) if pool.streams else None
+    return dataclasses.replace(sized, drafter=drafter, shared=shared)
+
+
+def _shared(plan: Plan, deployment: Deployment) -> SharedTimes:
+    """The times of a pool with two streams. Raises `InputError` where it cannot have them."""
+    pool, where = deployment.pool, f"{deployment.where}.streams"
+    assert pool.streams is not None
+    if (pool.cost or plan.cost) != ROOFLINE:
+        raise InputError(where, "given with measured times", f"cost: {ROOFLINE}, until shares of a GPU are measured")
+    if not getattr(deployment.batch_policy(), "streams", False):
+        raise InputError(where, "given with a batch policy of one stream", "batch: nexus")
+    if len(deployment.cost.stages) > 1 or deployment.lockstep:
+        raise InputError(where, "given with stages or ranks in lockstep", "one batch of each kind on one replica")
+
+    def price(hardware: HardwareCard) -> ComposedCost:
+        return priced(plan, pool, deployment.preset, deployment.model, hardware, deployment.limits)
+
+    return SharedTimes(price, deployment.hardware, pool.streams)
 
 
 def priced(

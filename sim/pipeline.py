@@ -83,8 +83,7 @@ class PipelineDomain(Domain):
             return
         now = self.env.now
         self.turn.tick, self.turn.place = now, self.place
-        while self.flights and self.flights[0].end <= now:
-            self._land(self.flights.popleft())
+        self._land_due(now)
         if self.inbox:
             self._take_in(now)
         if self.quitting:
@@ -94,6 +93,14 @@ class PipelineDomain(Domain):
             self.quitting = flying
         if self.errands:
             self._run_errands(now)
+        self._fill(now)
+
+    def _land_due(self, now: int) -> None:
+        while self.flights and self.flights[0].end <= now:
+            self._land(self.flights.popleft())
+
+    def _fill(self, now: int) -> None:
+        """Form batches while another one may be in flight."""
         while len(self.flights) < len(self._stage_free):
             step = self._decide(now)
             if step is None:

@@ -40,6 +40,7 @@ from .replica import Replica
 from .semantic import FrontEnd
 from .services import Services, wanted
 from .speculation import speculative
+from .streams import StreamsDomain
 
 Progress = Callable[[float, int, int], None]  # simulated seconds, requests ended, requests in the trace
 
@@ -305,7 +306,9 @@ class _World:
             made.adapters = adapters
             return made
         kind = Domain
-        if len(deployment.cost.stages) > 1:
+        if deployment.shared:
+            kind = StreamsDomain
+        elif len(deployment.cost.stages) > 1:
             kind = PipelineDomain
         elif deployment.lockstep:
             kind = LockstepLane
@@ -316,6 +319,8 @@ class _World:
             self.recorder, number, cluster.gone, deployment.swap_ticks, step_by_step,
         )  # fmt: skip
         made.adapters = adapters
+        if deployment.shared:
+            made.times = deployment.shared
         return made
 
     def _ahead(self, deployment: Deployment) -> bool:

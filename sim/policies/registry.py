@@ -21,6 +21,7 @@ BUILT_IN = {
         "trtllm": "trtllm:Trtllm",
         "rotation": "rotation:Rotation",
         "preemptive": "preemptive:Preemptive",
+        "nexus": "nexus:Nexus",
         "niyama": "niyama:Niyama",
         "splitwise": "splitwise_batch:SplitwiseBatch",
     },

@@ -25,7 +25,5 @@ class Rotation(VllmV1):
     def compose(self, view: RankView) -> Step:
         """vLLM v1's step with no more than an even share of the decodes."""
         step = super().compose(view)
-        share = -(-view.running // self.batches)
-        if step.decodes > share:
-            step.decodes, step.iterations = share, 1
+        step.decodes = min(step.decodes, -(-view.running // self.batches))
         return step

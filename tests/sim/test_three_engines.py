@@ -57,6 +57,7 @@ POLICIES = {
         "host_blocks": 60,
     },
     "preemptive ahead": {"batch": "preemptive", "queue": "priority", "ahead": True},
+    "nexus in one stream": {"batch": "nexus"},
     "niyama": {"batch": "niyama", "batch_parameters": {"ttft": [0.5, 2.0], "low_kv_tokens": 800}},
     "trtllm": {"batch": "trtllm", "max_model_len": 512, "enable_chunked_prefill": False, "max_num_batched_tokens": 512},
     "trtllm chunked": {"batch": "trtllm", "max_model_len": 512},
