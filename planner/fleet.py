@@ -172,8 +172,25 @@ class _Model:
 
     def _move_kv(self) -> None:
         """KV cache from prefill to decode replicas, through their networks and the links between zones."""
+        problem, seconds = self.problem, self.problem.scenarios[0].seconds
+        fastest: dict[int, float] = {}
+        for p, d in pairs_of(problem):
+            rate = bandwidth(problem, problem.offers[p], problem.offers[d])
+            fastest |= {i: max(rate, fastest.get(i, 0.0)) for i in (p, d)}
+        sent_by: dict[int, list[Any]] = {i: [] for i in fastest}
+        for b, amounts in enumerate(self.loads[0]):
+            for i in fastest.keys() & amounts.keys():
+                sent_by[i].append(problem.offers[i].kv_bytes[b] * amounts[i])
+        for i, sent in sent_by.items():
+            if fastest[i] < inf:
+                room = seconds * fastest[i] * self.counts[problem.offers[i].name]
+                self.program.require(total(sent) <= room, f"network_{i}")
+        if problem.closed or problem.links or problem.zones:
+            self._move_between_pairs(seconds)
+
+    def _move_between_pairs(self, seconds: float) -> None:
+        """The same by pairs, where it matters which."""
         problem, pairs = self.problem, pairs_of(self.problem)
-        busy: dict[int, list[Any]] = {}  # seconds of sending and receiving, by offer
         through: dict[tuple[str, str], list[Any]] = {}
         for b, amounts in enumerate(self.loads[0]):
             open_pairs = [(p, d) for p, d in pairs if p in amounts and d in amounts and self._open(p, d, b)]
@@ -183,16 +200,9 @@ class _Model:
                     mine = total(flow for pair, flow in flows.items() if i in pair)
                     self.program.require(mine == x, f"moved_{b}_{i}")
             for (p, d), flow in flows.items():
-                source, target = problem.offers[p], problem.offers[d]
-                sent = source.kv_bytes[b] * flow
-                for i in (p, d):
-                    busy.setdefault(i, []).append(1 / bandwidth(problem, source, target) * sent)
-                zones = problem.zones.get(source.gpu, ""), problem.zones.get(target.gpu, "")
+                zones = problem.zones.get(problem.offers[p].gpu, ""), problem.zones.get(problem.offers[d].gpu, "")
                 if zones in problem.links:
-                    through.setdefault(zones, []).append(sent)
-        seconds = problem.scenarios[0].seconds
-        for i, used in busy.items():
-            self.program.require(total(used) <= seconds * self.counts[problem.offers[i].name], f"network_{i}")
+                    through.setdefault(zones, []).append(problem.offers[p].kv_bytes[b] * flow)
         for zones, sent in through.items():
             self.program.require(total(sent) <= seconds * problem.links[zones], "link_{}_{}".format(*zones))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,7 @@ class Judge:
     requests: int = 0
     hits: int = 0
     simulations: int = 0
+    _plans: dict[str, str] = field(default_factory=dict)
 
     def replay(self, plan: Plan, table: RequestTable, targets: Targets) -> Verdict:
         """The whole trace on a plan; ends after its busiest stretch where that alone misses an objective."""
@@ -112,11 +113,18 @@ class Judge:
         return verdict
 
     def _key(self, kind: str, plan: Plan, table: RequestTable, asked: object) -> str:
-        deployed = [
-            (d.cost.describe(), {name: getattr(d.limits, name) for name in d.limits.__slots__}, d.blocks)
-            for d in deploy(plan)
-        ]
-        return fingerprint(kind, plan.fingerprint(), deployed, table.fingerprint(), str(asked), self.seed)
+        return fingerprint(kind, self._deployed(plan), table.fingerprint(), str(asked), self.seed)
+
+    def _deployed(self, plan: Plan) -> str:
+        """Of a plan and all that its names stand for."""
+        name = plan.fingerprint()
+        if name not in self._plans:
+            parts = [
+                (d.cost.describe(), {name: getattr(d.limits, name) for name in d.limits.__slots__}, d.blocks)
+                for d in deploy(plan)
+            ]
+            self._plans[name] = fingerprint(name, parts)
+        return self._plans[name]
 
 
 def _verdict(result: Run, targets: Targets) -> Verdict:

@@ -14,7 +14,7 @@ from .points import Capacity, Interval, Isolated, Smooth, smooth_of
 from .problem import Counts, Goal, Misses, Offer, Problem, Scenario
 from .promise import lower_hull
 from .targets import misses_phase, rare
-from .transfers import with_transfers
+from .transfers import Closed, closed_pairs, without
 from .workload import Workload
 
 _LESS = 0.99  # of what a pool was thought to carry, after a miss
@@ -84,6 +84,7 @@ class Market:
             isolated = {name: [_together(mine, shares)] for name, mine in isolated.items()}
         self.capacity, self.workload, self.inventory = capacity, capacity.workload, capacity.inventory
         self._bursts_of = dict.fromkeys(("prefill", "decode"), (0.0, inf))
+        self._closed: Closed | None = None
         self.rejected = [
             Rejected(name, f"misses the SLO without any other request: {mine[0].missed}")
             for name, mine in isolated.items()
@@ -201,7 +202,10 @@ class Market:
             rare={o.text: rare(o) for o in targets.local(1).slo.objectives},
             rates=tuple(share * self.workload.rate for share in self.workload.shares),
         )  # fmt: skip
-        return with_transfers(problem, self.capacity, {name: known.isolated for name, known in self.known.items()})
+        if self._closed is None:
+            isolated = {name: known.isolated for name, known in self.known.items()}
+            self._closed = closed_pairs(problem, self.capacity, isolated)
+        return without(problem, self._closed)
 
     def _offer(self, known: Known) -> Offer:
         c = known.candidate

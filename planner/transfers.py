@@ -13,45 +13,50 @@ from dataclasses import replace
 from .points import Capacity, Isolated
 from .problem import Offer, Problem, bandwidth, pairs_of
 
+Closed = frozenset[tuple[str, str, int]]  # prefill offer, decode offer, bucket
 
-def with_transfers(problem: Problem, capacity: Capacity, isolated: Mapping[str, Sequence[Isolated]]) -> Problem:
-    """`problem` without the pairs that cannot serve a bucket, nor the offers that nobody is left for.
+
+def closed_pairs(problem: Problem, capacity: Capacity, isolated: Mapping[str, Sequence[Isolated]]) -> Closed:
+    """Pairs of offers, and a bucket that they cannot serve together.
 
     Transfers that begin before the prompt is computed hide behind it, so then no pair is ruled out.
     """
-    offers = problem.offers
-    if capacity.inventory.disaggregation.get("mode", "serial") != "serial" or all(o.role == "mixed" for o in offers):
-        return problem
+    if capacity.inventory.disaggregation.get("mode", "serial") != "serial":
+        return frozenset()
+    offers, workload = problem.offers, capacity.workload
+    limits = capacity.targets.strict("tpot")
+    rates = {(p, d): bandwidth(problem, offers[p], offers[d]) for p, d in pairs_of(problem)}
     closed = set()
-    for p, d in pairs_of(problem):
-        for bucket, found in enumerate(isolated[offers[d].name]):
-            if _too_slow(capacity, offers[p], bandwidth(problem, offers[p], offers[d]), bucket, found.tpot):
+    for bucket, mean in enumerate(workload.mean_prompts):
+        many = (workload.bucket == bucket) & (workload.table.output_tokens > 1)
+        share = workload.table.prompt_tokens[many] / mean / (workload.table.output_tokens[many] - 1)
+        known: dict[tuple[float, float], bool] = {}
+        for (p, d), rate in rates.items():
+            case = offers[p].kv_bytes[bucket] / rate, isolated[offers[d].name][bucket].tpot
+            if case not in known:  # many pairs have the same links
+                least = case[1] + case[0] * share
+                known[case] = any((least > limit).sum() > rare * len(workload.table) for limit, rare in limits)
+            if known[case]:
                 closed.add((offers[p].name, offers[d].name, bucket))
+    return frozenset(closed)
+
+
+def without(problem: Problem, closed: Closed) -> Problem:
+    """`problem` where nobody is asked for what a link is too slow for."""
+    if not closed:
+        return problem
     able = {
-        (offers[i].name, bucket)
+        (problem.offers[i].name, bucket)
         for p, d in pairs_of(problem)
         for bucket in range(len(problem.rates))
-        if (offers[p].name, offers[d].name, bucket) not in closed
+        if (problem.offers[p].name, problem.offers[d].name, bucket) not in closed
         for i in (p, d)
     }
-    kept = tuple(replace(o, rates=tuple(_rates(o, able))) for o in offers)
-    return replace(problem, offers=kept, closed=frozenset(closed))
+    return replace(
+        problem, offers=tuple(replace(o, rates=tuple(_rates(o, able))) for o in problem.offers), closed=closed
+    )
 
 
 def _rates(offer: Offer, able: set[tuple[str, int]]) -> Iterator[float]:
     for bucket, rate in enumerate(offer.rates):
         yield rate if offer.role == "mixed" or (offer.name, bucket) in able else 0.0
-
-
-def _too_slow(capacity: Capacity, source: Offer, rate: float, bucket: int, tpot: float) -> bool:
-    """Whether more requests of a bucket miss a limit on TPOT than may miss it in the whole trace."""
-    table, mine = capacity.workload.table, capacity.workload.bucket == bucket
-    many = mine & (table.output_tokens > 1)
-    if not many.any():
-        return False
-    mean = capacity.workload.mean_prompts[bucket]
-    seconds = source.kv_bytes[bucket] / mean * table.prompt_tokens[many] / rate
-    least = tpot + seconds / (table.output_tokens[many] - 1)
-    return any(
-        float((least > limit).sum()) > allowed * len(table) for limit, allowed in capacity.targets.strict("tpot")
-    )

@@ -85,7 +85,7 @@ def test_resident_kv_by_littles_law() -> None:
 def pair(**more: object) -> Problem:
     """Prefill at 5 requests/s, decode at 2.5."""
     prefill = offer("p", 1.0, 5.0, role="prefill", kv_bytes=(1e9,), **more)
-    return problem(prefill, offer("d", 1.0, 2.5, role="decode", **{"gpu": "a100", **more}))
+    return problem(prefill, offer("d", 1.0, 2.5, role="decode", kv_bytes=(1e9,), **{"gpu": "a100", **more}))
 
 
 def test_prefill_and_decode_are_balanced() -> None:
