@@ -158,10 +158,10 @@ def fleet_plan(inventory: Inventory, replicas: dict[Pool, int], **more: Any) -> 
 
 def plan_values(inventory: Inventory, replicas: dict[Pool, int], **more: Any) -> dict[str, Any]:
     """The same as the mapping of a plan file, without settings that are defaults."""
-    defaults = {field.name: field.default for field in dataclasses.fields(Pool)}
+    usual = vars(Pool("", ""))
     pools = []
     for pool, count in replicas.items():
-        own = {key: value for key, value in vars(pool).items() if value != defaults[key]}
+        own = {key: value for key, value in vars(pool).items() if value != usual[key]}
         pools.append({**own, "replicas": count})
     links = {"links": inventory.links} if inventory.links else {}
     return {

@@ -10,6 +10,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from math import inf
@@ -113,7 +114,8 @@ def _highs(problem: Any, time_limit: float, relaxed: bool) -> dict[str, Any]:
     if not find_spec("highspy"):
         raise InputError("--solver", "highs, and the package highspy is not installed", "pip install highspy, or scipy")
     limit = None if time_limit == inf else time_limit
-    problem.solve(pulp.HiGHS(mip=not relaxed, msg=False, timeLimit=limit, gapRel=_RELATIVE_GAP, threads=1))
+    with suppress(IndexError):  # PuLP 3.3 looks for values where HiGHS has found none
+        problem.solve(pulp.HiGHS(mip=not relaxed, msg=False, timeLimit=limit, gapRel=_RELATIVE_GAP, threads=1))
     model = problem.solverModel
     info, status = model.getInfo(), model.modelStatusToString(model.getModelStatus())
     if status in ("Infeasible", "Primal infeasible or unbounded"):

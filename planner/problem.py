@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Literal
 
@@ -91,6 +91,29 @@ class Problem:
     allowed: float = 0.0
     rare: Mapping[str, float] = field(default_factory=dict)
     rates: tuple[float, ...] = ()
+
+
+def undominated(problem: Problem) -> Problem:
+    """`problem` without offers that another one replaces at the same price, at least as fast for every bucket.
+
+    Whoever stays gets the largest KV cache of those it stands for, so that a bound remains one.
+    """
+    kept: list[Offer] = []
+    for offer in sorted(problem.offers, key=lambda o: -o.share):
+        for k, other in enumerate(kept):
+            if _stands_for(other, offer):
+                kept[k] = replace(other, kv_tokens=max(other.kv_tokens, offer.kv_tokens))
+                break
+        else:
+            kept.append(offer)
+    return replace(problem, offers=tuple(kept))
+
+
+def _stands_for(one: Offer, other: Offer) -> bool:
+    """Whether a program has no need of `other`; what was measured more closely stays."""
+    same = ("gpu", "gpus", "group", "role", "kv_format", "usd_per_hour", "idle_watts", "busy_watts", "network")
+    alike = all(getattr(one, name) == getattr(other, name) for name in same)
+    return alike and not other.late and all(a >= b for a, b in zip(one.rates, other.rates, strict=True))
 
 
 def phases_of(offers: Sequence[Offer]) -> dict[str, list[Offer]]:

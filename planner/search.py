@@ -22,14 +22,14 @@ from .judge import Verdict
 from .market import Market
 from .milp import Outcome, relative_gap
 from .planfile import plan_of, values_of
-from .problem import Aim, Counts, Problem
+from .problem import Aim, Counts, Problem, undominated
 from .promise import Routing, balance
 
 _STEP = 1e-6  # share of the price by which a cheaper fleet must be cheaper
 _HOPELESS = 0.85  # of the load, or of what the best fleet is thought to carry: less is not replayed
 _NEAR = 1.5  # times the misses that may be: chance decides, and a smaller fleet with another routing may do
 _PATIENCE = 8  # promising fleets that may miss one after the other
-_DEMANDS = (1.0, 1.1, 1.25, 1.5, 2.0)  # of the load, for a first fleet where no single type will do
+_DEMANDS = (1.05, 1.25, 1.5, 2.0)  # of the load, for a first fleet where no single type will do
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,9 @@ class Search:
                 stopped = ""
         relaxation = self._solve()
         bound = self._best.price if self._best else inf
-        if isinstance(relaxation, Fleet):
-            bound = min(bound, relaxation.price, relaxation.outcome.bound or 0.0)
+        outcome = relaxation.outcome if isinstance(relaxation, Fleet) else relaxation
+        if outcome.status != "infeasible":
+            bound = min(bound, outcome.bound or 0.0)
         tried = sorted(self._tried.values(), key=lambda t: (t.price, t.name))
         return Found(self._best, bound, tried, self.market.rejected, stopped, relaxation, self.problem())
 
@@ -100,22 +101,25 @@ class Search:
 
     def _solve(self, aim: Aim = "price", avoid: Sequence[Counts] = (), **limits: Any) -> Fleet | Outcome:
         avoid = [*self._near, *(counts for counts in avoid if counts not in self._near)]
-        return solve_fleet(self.problem(), aim, solver=self.solver, avoid=avoid, **limits)
+        return solve_fleet(undominated(self.problem()), aim, solver=self.solver, avoid=avoid, **limits)
 
     def _step(self) -> str:
         """One round; returns why the search is over, or nothing."""
         answer = self._solve()
         if not isinstance(answer, Fleet):
+            if answer.status == "time limit":
+                return "the program's time limit"
             return "no cheaper fleet is left in the relaxed model" if self._best else "infeasible"
         if self._learn(answer):
             return ""
         if self._best is None:
             return "" if self._first() else "no fleet met the SLO"
-        if answer.price >= self._best.price * (1 - _STEP):
+        bound = answer.outcome.bound or 0.0
+        if bound >= self._best.price * (1 - _STEP):
             return "no cheaper fleet is left in the relaxed model"
-        if relative_gap(self._best.price, answer.price) <= self._gap:
+        if relative_gap(self._best.price, bound) <= self._gap:
             return f"the gap is at most {self._gap:.1%}"
-        return self._cheaper(answer.price, self._best.price)
+        return self._cheaper(bound, self._best.price)
 
     def _trim(self) -> bool:
         """Try the best fleet without one of its replicas; whether that was good enough as well."""
@@ -145,22 +149,22 @@ class Search:
         return False
 
     def _first(self) -> bool:
-        """A first fleet, where no single type carries the load: the cheapest for more and more of it, then the most.
-
-        Returns False where there is none; True also where something had to be measured first.
-        """
+        """A first fleet, where no single type carries the load: the cheapest for more and more of it, then the most."""
         for demand in _DEMANDS:
-            answer = self._solve(promised=demand)
-            if not isinstance(answer, Fleet):
+            answer = self._measured(promised=demand)
+            if not isinstance(answer, Fleet) or not self._left:
                 break
-            if self.market.refine(answer.counts):
+            if self.attempt(answer.counts).verdict.met:
                 return True
-            if self._left and self.attempt(answer.counts).verdict.met:
-                return True
-        most = self._solve("promise")
-        if not isinstance(most, Fleet):
-            return False
-        return self._learn(most) or self.attempt(most.counts).verdict.met
+        most = self._measured("promise")
+        return isinstance(most, Fleet) and self.attempt(most.counts).verdict.met
+
+    def _measured(self, *aim: Any, **limits: Any) -> Fleet | Outcome:
+        """An answer of the program with types that are all measured."""
+        while True:
+            answer = self._solve(*aim, **limits)
+            if not isinstance(answer, Fleet) or not self.market.refine(answer.counts):
+                return answer
 
     def _cheaper(self, low: float, high: float) -> str:
         """Replay promising fleets between two prices, the dearer ones if a cheap one misses."""
