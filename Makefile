@@ -3,9 +3,11 @@
 #   make demo     replay the bundled trace on four H100: a report on screen and in out/demo
 #   make test     build the wheel and run the tests against it
 #   make lint     ruff and mypy
-#   make bench    how fast the simulator is, in CPU seconds: a table, and out/bench.json
+#   make bench    how fast the simulator is, in CPU seconds: a table, and out/bench.json (a C compiler helps)
 #   make validate recorded runs of real engines against their simulation, into out/validate (needs SERVECAST_DATA)
 #   make parity   Vidur's four reference runs on its own operator tables, into OUT (needs SERVECAST_DATA)
+#   make compiled      the engine compiled by mypyc, into build/compiled, and what must hold for it (needs a C compiler)
+#   make bench-long    ten million requests, killed and resumed (half an hour)
 #   make bench-scale   how its cost grows with requests, replicas, batch and cached blocks
 #   make studies  published results of the literature, replayed: a table a study in out/studies (hours)
 #   make gpu      on a machine with a GPU: kernel tests, benchmarks, profiles, closed loop; 10 minutes, run it again
@@ -52,8 +54,25 @@ notebooks: $(VENV)/notebook
 docs: $(VENV)/core
 	$(BIN)/servecast policies --write docs/policies
 
+# Where there is a C compiler the engine is compiled, as ADR 11 has it, and measured beside the interpreted one.
+COMPILED := build/compiled
 bench: $(VENV)/core
-	$(BIN)/python bench/bench.py
+	@if command -v cc >/dev/null; then $(MAKE) $(COMPILED); else echo "no C compiler: the interpreted engine alone"; fi
+	PYTHONPATH=$(abspath $(COMPILED)) $(BIN)/python bench/bench.py
+
+compiled: $(COMPILED) $(VENV)/test
+	PYTHONPATH=$(abspath $(COMPILED)) $(BIN)/pytest -n 2 -m "not slow" tests/sim/test_three_engines.py
+
+$(COMPILED): bench/compile.py $(wildcard sim/*.py costmodels/*.py) | $(VENV)/core
+	rm -rf $@ build/compiled-dist
+	$(PIP) wheel --no-deps --wheel-dir build/compiled-dist .
+	$(PIP) install --no-deps --target $@ build/compiled-dist/*.whl
+	$(PIP) install "mypy>=1.11" setuptools
+	$(BIN)/python bench/compile.py $@
+	@touch $@
+
+bench-long: $(VENV)/core
+	$(BIN)/python bench/long.py
 
 bench-scale: $(VENV)/core
 	$(BIN)/python bench/scale.py

@@ -29,6 +29,7 @@ import numpy as np
 import yaml
 
 from servecast.configs.plan import Plan, load_plan
+from servecast.sim import core
 from servecast.sim.overload import overload_verdict
 from servecast.sim.report import build_report, package_version
 from servecast.sim.run import run
@@ -42,6 +43,7 @@ from servecast.traces.write import write
 HERE = Path(__file__).parent
 LENGTHS = HERE / "azure-conv.yaml"
 SIXTY_ONE_DAYS = HERE.parent / "traces/samples/burstgpt.yaml"
+COMPILED = not str(core.__file__).endswith(".py")
 PROBE = 4000  # requests of one step of the bisection
 POLICIES = ("vllm-0.19", "vllm-0.6", "sarathi-serve", "orca")
 Row = dict[str, Any]
@@ -80,10 +82,15 @@ def cpu_seconds() -> Iterator[Callable[[], tuple[float, float]]]:
     yield spent
 
 
-def simulate(*flags: str) -> tuple[float, float]:
-    """CPU seconds and peak memory of one `servecast simulate`. The peak is that of the largest child so far."""
+def simulate(*flags: str, interpreted: bool = False) -> tuple[float, float]:
+    """CPU seconds and peak memory of one `servecast simulate`. The peak is that of the largest child so far.
+
+    interpreted : without `PYTHONPATH`, where `make bench` has the compiled engine.
+    """
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} if interpreted else None
+    command = [sys.executable, "-m", "servecast", "simulate", *flags]
     with cpu_seconds() as spent:
-        subprocess.run([sys.executable, "-m", "servecast", "simulate", *flags], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
         return spent()
 
 
@@ -96,10 +103,11 @@ def plan_with(name: str, engine: str, folder: Path) -> Path:
     return path
 
 
-def replay(trace_file: Path, plan: str, folder: Path) -> Row:
+def replay(trace_file: Path, plan: str, folder: Path, interpreted: bool = False) -> Row:
     """One row of the table: a trace on a plan."""
     out = folder / "out"
-    seconds, memory = simulate("--trace", str(trace_file), "--plan", plan, "--out", str(out))
+    flags = ("--trace", str(trace_file), "--plan", plan, "--out", str(out))
+    seconds, memory = simulate(*flags, interpreted=interpreted)
     report = json.loads((out / "report.json").read_text())
     simulation = report["simulation"]
     steps = simulation["engine_steps"]
@@ -161,7 +169,10 @@ def measure(requests: int, long: bool, folder: Path) -> Iterator[tuple[str, Row]
             path = plan_with(plan, engine, folder)
             limit = saturation(load_plan(str(path)))
             write(trace(0.8 * limit, requests), trace_file, "azure")
-            yield f"{plan}, {engine}, 80 % of {limit:.3g} requests/s", replay(trace_file, str(path), folder)
+            case = f"{plan}, {engine}, 80 % of {limit:.3g} requests/s"
+            yield case, replay(trace_file, str(path), folder)
+            if COMPILED and engine == POLICIES[0]:
+                yield f"{case}, interpreted", replay(trace_file, str(path), folder, interpreted=True)
             if plan == "bench-1" and engine == POLICIES[0]:
                 write(trace(0.5, requests), trace_file, "azure")
                 yield "bench-1, sparse", replay(trace_file, str(path), folder)
@@ -184,6 +195,7 @@ def machine() -> dict[str, str]:
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{cpu}, {os.cpu_count()} cores",
+        "engine": "compiled (ADR 11)" if COMPILED else "interpreted",
         "versions": f"servecast {package_version()}, Python {platform.python_version()}, numpy {np.__version__}",
         "command": " ".join(["python", *sys.argv]),
     }

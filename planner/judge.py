@@ -119,10 +119,7 @@ class Judge:
         """Of a plan and all that its names stand for."""
         name = plan.fingerprint()
         if name not in self._plans:
-            parts = [
-                (d.cost.describe(), {name: getattr(d.limits, name) for name in d.limits.__slots__}, d.blocks)
-                for d in deploy(plan)
-            ]
+            parts = [(d.cost.describe(), d.limits.figures(), d.blocks) for d in deploy(plan)]
             self._plans[name] = fingerprint(name, parts)
         return self._plans[name]
 

@@ -10,7 +10,7 @@ Assumed: a request that reaches its length is known beforehand not to need anoth
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from simpy.events import Event
 
@@ -22,10 +22,8 @@ from .leap import first_boundary, span
 class AheadDomain(Domain):
     """A domain whose boundaries are the starts of its iterations: there it decides what runs after them."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.ready = 0  # when the accelerator is through with all that was decided
-        self._done: list[Request] = []  # their last token comes at `ready`
+    ready = 0  # when the accelerator is through with all that was decided
+    _done: Sequence[Request] = ()  # their last token comes at `ready`
 
     def _boundary(self, event: Event) -> None:
         if event is not self._alarm:
@@ -74,7 +72,7 @@ class AheadDomain(Domain):
 
     def _let_go(self, now: int) -> None:
         """The last tokens have come: those who waited for them leave."""
-        done, self._done = self._done, []
+        done, self._done = self._done, ()
         self.rank.finish(done, now)
         if self._witness and not self._content():
             self._witness.release()

@@ -289,7 +289,7 @@ def check_command(args: argparse.Namespace) -> int:
             {
                 "name": d.pool.name, "accelerators": d.pool.accelerators, "kv_blocks": d.blocks,
                 "kv_tokens": d.blocks * d.limits.block_size, "usd_per_hour": d.usd_per_hour,
-                "limits": {name: getattr(d.limits, name) for name in d.limits.__slots__},
+                "limits": d.limits.figures(),
                 "memory": d.capacity.lines(), "cost_model": d.cost.describe(),
             }
             for d in deployments

@@ -93,6 +93,9 @@ Part = tuple[Request, int]  # a running prefill and the prompt tokens it compute
 Admission = tuple[Request, int, int]  # a waiting request, the tokens of its first chunk, the blocks it gets
 
 
+_STEP = ("admit", "chunks", "decodes", "ghosts", "iterations", "preempt", "resume", "wake_on_arrival")
+
+
 class Step:
     """What runs in the next iteration, and for how long that decision stands.
 
@@ -107,7 +110,7 @@ class Step:
         if `wake_on_arrival`. Where that is so and nobody waits or is swapped out, freed blocks change nothing.
     """
 
-    __slots__ = ("admit", "chunks", "decodes", "ghosts", "iterations", "preempt", "resume", "wake_on_arrival")
+    __slots__ = _STEP
 
     def __init__(
         self,
@@ -143,8 +146,19 @@ class Step:
         )
 
     def __repr__(self) -> str:
-        parts = [f"{name}={getattr(self, name)}" for name in self.__slots__ if getattr(self, name)]
+        parts = [f"{name}={getattr(self, name)}" for name in _STEP if getattr(self, name)]
         return f"Step({', '.join(parts)})"
+
+
+_LIMITS = (
+    "block_size",
+    "enable_chunked_prefill",
+    "fixed_blocks",
+    "long_prefill_token_threshold",
+    "max_model_len",
+    "max_num_batched_tokens",
+    "max_num_seqs",
+)
 
 
 class Limits:
@@ -153,15 +167,7 @@ class Limits:
     fixed_blocks : KV blocks that a request holds whatever its length (windows and states of hybrid models).
     """
 
-    __slots__ = (
-        "block_size",
-        "enable_chunked_prefill",
-        "fixed_blocks",
-        "long_prefill_token_threshold",
-        "max_model_len",
-        "max_num_batched_tokens",
-        "max_num_seqs",
-    )
+    __slots__ = _LIMITS
 
     def __init__(
         self,
@@ -189,7 +195,7 @@ class Limits:
 
     def figures(self) -> dict[str, int]:
         """By name, for the report."""
-        return {name: getattr(self, name) for name in Limits.__slots__}
+        return {name: getattr(self, name) for name in _LIMITS}
 
 
 class CappedLimits(Limits):
@@ -198,7 +204,7 @@ class CappedLimits(Limits):
     __slots__ = ("outgrown",)
 
     def __init__(self, plain: Limits, outgrown: int) -> None:
-        for name in Limits.__slots__:
+        for name in _LIMITS:
             setattr(self, name, getattr(plain, name))
         self.outgrown = outgrown
 

@@ -62,6 +62,10 @@ class Domain:
         self._own: list[tuple[int, int]] = []  # pieces of its prompt parts, each alone
         self._alarm: Moment | None = None
         self._witness = Witness() if step_by_step else None
+        self._set_up()
+
+    def _set_up(self) -> None:
+        """What a subclass has beside all this."""
 
     # -- what happens to it --------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from simpy.events import Event
 
@@ -30,8 +30,7 @@ class PipelineDomain(Domain):
     As in vLLM v1, a batch is formed as soon as fewer batches than stages are in flight.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def _set_up(self) -> None:
         self.flights: deque[Flight] = deque()
         self._stage_free = [0] * len(self.cost.stages)
         self._landings: set[Event] = set()  # still to come; a crash forgets them

@@ -351,7 +351,7 @@ class Rank:
             self._complete_prompts(batch, iterations, start + total, done)
         return done
 
-    def finish(self, done: list[Request], now: int) -> None:
+    def finish(self, done: Sequence[Request], now: int) -> None:
         """Let go of requests that are complete."""
         for request in done:
             self.running -= 1

@@ -18,6 +18,7 @@ from ..costmodels.base import ticks
 from ..errors import InputError, unknown_name
 from ..traces.streams import Stream
 from ..traces.table import Floats, RequestTable
+from . import core
 from .adapters import AdapterTimes, adapters_of
 from .asynchronous import AheadDomain
 from .checkpoint import Checkpoint, CheckpointDue
@@ -218,6 +219,8 @@ def _drive(world: _World, horizon: float, save: Callable[[], None]) -> tuple[boo
 def _check_together(plan: Plan, deployments: Sequence[Deployment], oracle: bool, checkpoint: Checkpoint | None) -> None:
     if oracle and any(d.lockstep for d in deployments):
         raise InputError("oracle", "data-parallel ranks in lockstep", "a plan without them; the oracle walks one rank")
+    if checkpoint and not str(core.__file__).endswith(".py"):
+        raise InputError("--checkpoint", "given with a compiled engine", "the interpreted one (ADR 11)")
     speculates = any(d.pool.techniques.speculation for d in deployments)
     if checkpoint and (wanted(plan) or plan.semantic_cache or speculates):
         found = "given with a plan that hands requests over, looks answers up, scales, fails or speculates"

@@ -143,18 +143,26 @@ def _request_lines(c: dict[str, NDArray[np.int64]], run: Run, labels: dict[str, 
         columns.append([names[code] for code in label.codes[rows].tolist()])
     if run.table.priority is not None:
         columns.append(run.table.priority[rows].tolist())
-    columns += [c["replica"].tolist(), [status[e] for e in c["end"].tolist()]]
-    columns += [c[name].tolist() for name in COUNTS]
     pattern = ["%s"] * len(columns)
+
+    def put(form: str, *parts: NDArray[Any]) -> None:
+        if all((part == part[0]).all() for part in parts):  # such as a component that nobody has: format it once
+            pattern.append(form % tuple(part[0] for part in parts))
+        else:
+            pattern.append(form)
+            columns.extend(part.tolist() for part in parts)
+
+    put("%d", c["replica"])
+    put("%s", np.array(status)[c["end"]])
+    for name in COUNTS:
+        put("%d", c[name])
     for ns, known in fixed_point_columns(c):
         whole, part = np.divmod(ns, 1_000_000_000)
-        if known.all():  # the usual case: two numbers and a point, formatted in one go
-            columns += [whole.tolist(), part.tolist()]
-            pattern.append("%d.%09d")
+        if known.all():
+            put("%d.%09d", whole, part)
         else:
             values = zip(whole.tolist(), part.tolist(), known.tolist(), strict=True)
-            columns.append([f"{w}.{p:09d}" if there else "" for w, p, there in values])
-            pattern.append("%s")
+            put("%s", np.array([f"{w}.{p:09d}" if there else "" for w, p, there in values]))
     line = ",".join(pattern) + "\n"
     return "".join([line % row for row in zip(*columns, strict=True)])
 
