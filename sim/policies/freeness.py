@@ -35,7 +35,7 @@ class Freeness:
         check(self.target_tokens >= 0, "target_tokens", self.target_tokens, "0 or more tokens")
 
     def freeness(self, view: ReplicaView, urgent: bool = False) -> float:
-        """Of one replica; -inf where it is emptied. urgent : for a high-priority request, whose headroom it is."""
+        """Of one replica; -inf where it is emptied. urgent : as a high-priority request sees it, without headroom."""
         return self._of(view, view.load, urgent, self._known)
 
     def freeness_before(self, view: ReplicaView, urgent: bool = False) -> float:
@@ -56,14 +56,18 @@ class Freeness:
                 batch, demand = load.running + load.waiting, load.queued_blocks
             else:
                 batch, demand = load.running + (load.waiting > 0), load.head_blocks
-            value = (load.free_blocks - demand - (0 if urgent else self._headroom(view))) / (batch or 1)
+            reserved = self.headroom(view) if self.holds_high(view) and not urgent else 0
+            value = (load.free_blocks - demand - reserved) / (batch or 1)
         memory[view.id] = load, value
         return value
 
-    def _headroom(self, view: ReplicaView) -> int:
+    def holds_high(self, view: ReplicaView) -> bool:
+        """Whether a replica has high-priority requests."""
         high = self.high_priority
-        if high is None or not any(count for priority, count in view.by_priority.items() if priority <= high):
-            return 0
+        return high is not None and any(n for priority, n in view.by_priority.items() if priority <= high)
+
+    def headroom(self, view: ReplicaView) -> int:
+        """Blocks that a replica with high-priority requests keeps free."""
         return max(0, view.load.total_blocks - self.target_tokens // view.block_size)
 
 

@@ -15,6 +15,10 @@ class LlumnixDispatch(Freeness):
     """Parameters as `Freeness`; the first replica wins a tie.
 
     queued : "all" as in the authors' code: with the head's demand only, a burst would all go to one replica.
+
+    A high-priority request joins others of its kind where all of them stay within `target_tokens`; where there is no
+    such replica it goes to the freest of the rest, whose other requests then migrate away. (The authors' code joins
+    them whatever the load, and the paper does not say.)
     """
 
     queued: Literal["head", "all"] = "all"
@@ -24,5 +28,16 @@ class LlumnixDispatch(Freeness):
     def route(self, request: Request, views: Sequence[ReplicaView]) -> int:
         """The freest."""
         urgent = self.high_priority is not None and request.priority <= self.high_priority
-        bounds = [self.freeness_before(view, urgent) for view in views]
-        return greatest(bounds, lambda i: self.freeness(views[i], urgent))
+        places = self._high_places(request, views) if urgent else list(range(len(views)))
+        bounds = [self.freeness_before(views[i], urgent) for i in places]
+        return places[greatest(bounds, lambda i: self.freeness(views[places[i]], urgent))]
+
+    def _high_places(self, request: Request, views: Sequence[ReplicaView]) -> list[int]:
+        held = [self.holds_high(view) for view in views]
+        need = -(-request.prompt_tokens // views[0].block_size)
+        within = [i for i, view in enumerate(views) if held[i] and self._room(view) >= need]
+        return within or [i for i, high in enumerate(held) if not high] or list(range(len(views)))
+
+    def _room(self, view: ReplicaView) -> int:
+        load = view.load
+        return load.free_blocks - load.queued_blocks - self.headroom(view)

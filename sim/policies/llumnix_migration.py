@@ -18,8 +18,8 @@ class LlumnixMigration(Freeness):
 
     period : seconds between two pairings (AlibabaPAI/llumnix main, 24220fb8: 50 ms).
     threshold : freeness, blocks a request (3 in the authors' serving runs).
-    victim : "short": the lowest priority, of those the shortest (paper); "last": the last normal one of the running
-        list (branch osdi24ae); "shortest" (main) or "longest" whatever the priority.
+    victim : "short": the lowest priority, of those the shortest (paper); "last": the last one of the running list
+        (branch osdi24ae); "shortest" (main) or "longest" whatever the priority. Never one of high priority.
     balanced : keep a pair only if the source stays below the target (the artifact's alternative, without which
         head-of-line blocking is what migration cures).
     """
@@ -79,11 +79,12 @@ class LlumnixMigration(Freeness):
         return found
 
     def candidate(self, running: Sequence[Request]) -> Request | None:
-        """Who moves, of the decoding requests of the source."""
+        """Who moves, of the decoding requests of the source; not those for whom the headroom is kept."""
+        high = self.high_priority
+        normal = [r for r in running if high is None or r.priority > high]
         if self.victim == "last":
-            normal = [r for r in running if self.high_priority is None or r.priority > self.high_priority]
             return normal[-1] if normal else None
         if self.victim == "short":
-            return max(running, key=lambda r: (r.priority, -r.context(), -r.index), default=None)
+            return max(normal, key=lambda r: (r.priority, -r.context(), -r.index), default=None)
         sign = 1 if self.victim == "shortest" else -1
-        return min(running, key=lambda r: (sign * r.context(), r.index), default=None)
+        return min(normal, key=lambda r: (sign * r.context(), r.index), default=None)

@@ -7,8 +7,9 @@ import pytest
 
 from servecast.costmodels.base import TICKS_PER_SECOND
 from servecast.errors import InputError
-from servecast.sim.core import Load
+from servecast.sim.core import Load, Request
 from servecast.sim.deploy import deploy
+from servecast.sim.policies.llumnix_dispatch import LlumnixDispatch
 from servecast.sim.policies.llumnix_migration import LlumnixMigration
 
 POOLS = [{"replicas": 4, "num_gpu_blocks_override": 90}]
@@ -110,6 +111,28 @@ def test_a_rebalancer_pairs_the_least_free_with_the_freest():
     waiting = {"waiting": 4, "head_blocks": 20, "queued_blocks": 60}
     assert LlumnixMigration().freeness(View(40, 4, **waiting)) == (40 - 20) / 5  # the paper: the head's demand
     assert LlumnixMigration(queued="all").freeness(View(40, 4, **waiting)) == (40 - 60) / 8  # the artifact
+
+
+def test_high_priority_requests_share_a_headroom(small):
+    """One joins others of its kind while all stay within the target, else it goes to the freest of the rest; a normal
+    one avoids them; and nobody of high priority migrates."""
+
+    class View:
+        block_size = 16
+
+        def __init__(self, number, free, running, high=0):
+            self.id, self.by_priority = number, {-1: high}
+            self.load = self.load_before = Load(free, 100, running, 0, 0, 0, False, False)
+
+    dispatch = LlumnixDispatch(high_priority=-1, target_tokens=320)  # 20 of 100 blocks
+    urgent, normal = Request(0, 0, 0, 64), Request(1, 0, 0, 64)  # 4 blocks
+    urgent.priority = -1
+    views = [View(0, 60, 4), View(1, 90, 1, high=1), View(2, 70, 6)]
+    assert dispatch.route(urgent, views) == 1 and dispatch.route(normal, views) == 0
+    views[1] = View(1, 83, 2, high=2)  # 17 + 4 blocks are beyond the target
+    assert dispatch.route(urgent, views) == 0
+    assert LlumnixMigration(high_priority=-1).candidate([urgent]) is None
+    assert LlumnixMigration(high_priority=-1).candidate([urgent, normal]) is normal
 
 
 def test_bounds_of_a_load_hold(small, monkeypatch):
