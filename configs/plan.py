@@ -216,6 +216,7 @@ class Plan:
     disaggregation: Disaggregation | None = None
     rebalancer: PolicyChoice | None = None
     admission: PolicyChoice | None = None
+    retention: PolicyChoice | None = None
     scaling: tuple[Scaling, ...] = ()
     adapters: Adapters | None = None
     semantic_cache: SemanticCache | None = None
@@ -244,6 +245,7 @@ class Plan:
                 "disaggregation",
                 "rebalancer",
                 "admission",
+                "retention",
                 "scaling",
                 "faults",
                 "adapters",

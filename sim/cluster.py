@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from .core import AdmissionPolicy
     from .handoff import Handoff
     from .limbo import Limbo
-    from .program import Program
     from .semantic import FrontEnd
 
 
@@ -54,7 +53,7 @@ class Cluster:
         self.on_submit: list[Callable[[Request], None]] = []
         self.on_end: list[Callable[[Request, End, int], None]] = []
         self.estimate: Callable[[int], float] | None = None  # a predictor of output length
-        self.program: Callable[[int], Program] | None = None  # of a row, where the trace has programs
+        self.enrol: Callable[[Request], None] | None = None  # in its program, where the trace has such
         self.replicas: list[Replica] = []
         self.handoff: Handoff | None = None
         self.limbo: Limbo | None = None
@@ -113,8 +112,8 @@ class Cluster:
             request.tenant = self._tenant[row]
         if self._session is not None:
             request.session = self._session[row]
-        if self.program:
-            request.program = self.program(row)
+        if self.enrol:
+            self.enrol(request)
         if self._adapter is not None:
             request.adapter = self._adapter[row]
         if self.front and self.front.takes(request):

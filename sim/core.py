@@ -27,6 +27,9 @@ class Request:
     session = -1  # likewise
     program: Program | None = None
     adapter = -1  # number of its LoRA adapter, -1 = none
+    served = 0  # ticks that its program had run when it was sent,
+    waited = 0  # and queued
+    kept = False  # its program's KV cache was pinned where it was sent
     queued = -1  # when the engine took it in: the first iteration boundary after `arrival`
     scheduled = -1  # when it first ran
     first_token = -1

@@ -34,6 +34,7 @@ from .eviction import Eviction, EvictionPolicy
 from .kv import BlockPool
 from .policies.registry import make_policy
 from .prefix import PrefixPool
+from .retention import check_retention
 from .roles import check_roles
 
 
@@ -135,6 +136,7 @@ def deploy(plan: Plan) -> list[Deployment]:
     make_router(plan)
     check_roles(plan, deployments)
     check_dynamics(plan, deployments)
+    check_retention(plan, deployments)
     known = {d.pool.hardware for d in deployments} | {d.hardware.name for d in deployments}
     for name in plan.prices:
         if name not in known:

@@ -47,6 +47,7 @@ class ListEngine:
         self.errands: list[Errand] = []
         self.claimed = self.epoch = 0  # blocks of requests that are not scheduled here; crashes
         self.landings: set[Event] = set()
+        self.pins: Any = None
         self.hand_off: Callable[[Request, int], bool] | None = None
         self.waiting: Any = make_queue(queue, self) if live(queue) else []
         self.swapped: list[Request] = []
@@ -204,7 +205,7 @@ class ListEngine:
             self.blocked = False
             self.held_back = []
             step = self.policy.compose(self)
-            while step.preempt or self.make_room(step):
+            while step.preempt or (self.pins and self.pins.make_way(step)) or self.make_room(step):
                 for request in step.preempt:
                     self.preempt(request)
                 self.preempted += len(step.preempt)
@@ -339,6 +340,8 @@ class ListEngine:
         elif request.generated == 0:
             request.preemption += self.begin - request.phase_start
         request.phase_start, request.own, request.phase_host = self.begin, 0, 0
+        if self.pins:
+            self.pins.admitted(request)
 
     def land(self, flight: SimpleNamespace) -> None:
         done = flight.done
@@ -376,7 +379,9 @@ class ListEngine:
 
     def finish(self, flight: SimpleNamespace) -> None:
         for request in flight.done:
-            self.release(request)
+            self.surrender(request)
+            if not (self.pins and self.pins.keep(request, flight.end)):
+                self.pool.release(request)
             self.ended(request, flight.end)
 
     def token(self, request: Request, now: int) -> list[Request]:

@@ -260,6 +260,15 @@ class PrefixPool(BlockPool):
                 self.free += run.cached
         holding.reset()
 
+    def forget(self, request: Request) -> None:
+        """Let go of everything, and of what nobody else uses as if it had never been there."""
+        holding: Holding | None = request.holding
+        for run in reversed(holding.held if holding else ()):
+            if run.holders == 1 and run.key is not None:
+                del self._index[run.key]
+                run.key, run.size = None, 0
+        self.release(request)
+
     def _value(self, holding: Holding, worth: Worth) -> None:
         """Say what each run is worth: no less than what follows it, which is of no use without it."""
         least = 0.0

@@ -36,7 +36,7 @@ class ProgramClients:
         self._session = session.codes.tolist()
         self._due = [ticks(due) if due < np.inf else -1 for due in programs.deadline.tolist()]
         self._programs: dict[int, Program] = {}
-        cluster.program = self._program
+        cluster.enrol = self._enrol
         cluster.on_end.append(self._ended)
         self._arm()
 
@@ -48,15 +48,16 @@ class ProgramClients:
         self.cluster.submit(self._roots.pop())
         self._arm()
 
-    def _program(self, row: int) -> Program:
-        """The program of a row that is sent now."""
-        session = self._session[row]
+    def _enrol(self, request: Request) -> None:
+        """A request is sent now: say which program it belongs to."""
+        session = self._session[request.row]
         program = self._programs.get(session)
         if program is None:
-            due = self._due[row]
+            due = self._due[request.row]
             now = self.env.now
             program = self._programs[session] = Program(session, now, now + due if due >= 0 else -1)
-        return program
+        request.program = program
+        request.served, request.waited = program.served, program.waited
 
     def _send(self, row: int, _: Event) -> None:
         self.cluster.submit(row)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
+from typing import TYPE_CHECKING
 
 from ..costmodels.base import Chunk
 from .capped import CappedCohort
@@ -11,6 +12,9 @@ from .cohort import Cohort
 from .core import FOREVER, BatchPolicy, Limits, Part, QueuePolicy, Request, Step
 from .kv import BlockPool
 from .queues import live, make_queue, ranked
+
+if TYPE_CHECKING:
+    from .pins import Pins
 
 _order = attrgetter("order")
 
@@ -75,6 +79,7 @@ class Rank:
         self.running = 0
         self.claimed = 0  # blocks of requests that are not scheduled here
         self.epoch = 0  # how often it has crashed
+        self.pins: Pins | None = None  # of programs that wait for a tool
         self.hand_off: Callable[[Request, int], bool] | None = None  # after its first token a request may go elsewhere
         self.now = self._start = 0
         self.preempted = 0  # since the last launch; one more where `blocked`
@@ -129,6 +134,8 @@ class Rank:
                 continue
             if self._live and step.iterations > 1:
                 step.iterations = min(step.iterations, self._live.stands(step, self))
+            if self.pins and self.pins.make_way(step):
+                continue
             if not step.chunks and (not step.decodes or self.decode_demand + self.kv.spare <= self.free_blocks):
                 return step
             if self._fits(step) or not self._make_room(step):
@@ -318,6 +325,8 @@ class Rank:
             request.preemption += now - request.phase_start
         request.phase_start = now
         request.own = request.phase_host = 0
+        if self.pins:
+            self.pins.admitted(request)
 
     def _extend(self, request: Request, tokens: int) -> None:
         """Hold blocks for `tokens` tokens."""
@@ -355,7 +364,8 @@ class Rank:
         """Let go of requests that are complete."""
         for request in done:
             self.running -= 1
-            self.pool.release(request)
+            if not (self.pins and self.pins.keep(request, now)):
+                self.pool.release(request)
             self.ended(request, now)
 
     def _complete_prompts(self, batch: Batch, iterations: int, end: int, done: list[Request]) -> None:

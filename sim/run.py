@@ -280,7 +280,7 @@ class _World:
         self.services: Services | None = None
         if self._serviced:
             by_pool = {d.pool.name: d for d in deployments}
-            self.services = Services(plan, seed, cluster, self.replicas, router, by_pool)
+            self.services = Services(plan, seed, cluster, self.replicas, router, by_pool, table)
             cluster.refresh()
         if plan.predictor:
             cluster.estimate = _Predictor(plan.predictor.sigma, Stream(seed, "predictor"))

@@ -9,6 +9,7 @@ from ..configs.plan import Plan
 from ..configs.topology import Disaggregation
 from ..costmodels.shapes import model_kv_shape
 from ..traces.streams import Stream
+from ..traces.table import RequestTable
 from .cluster import Cluster
 from .core import Rebalancer, ReplicaView, Router
 from .deploy import Deployment
@@ -18,7 +19,9 @@ from .handoff import Handoff
 from .limbo import Limbo
 from .links import Network
 from .migration import Migrator, Rebalancing
+from .pins import Retention, RetentionPolicy
 from .replica import Replica
+from .retention import check_programs, make_retention
 from .roles import disaggregated, make_admission, make_decode_router, make_rebalancer
 from .scaling import Scaler
 from .sites import Sites
@@ -26,7 +29,9 @@ from .sites import Sites
 
 def wanted(plan: Plan) -> bool:
     """Whether a plan needs any of this."""
-    return bool(disaggregated(plan) or plan.rebalancer or plan.admission or plan.scaling or plan.faults)
+    return bool(
+        disaggregated(plan) or plan.rebalancer or plan.admission or plan.scaling or plan.faults or plan.retention
+    )
 
 
 class Services:
@@ -37,7 +42,7 @@ class Services:
 
     def __init__(
         self, plan: Plan, seed: int, cluster: Cluster, replicas: Sequence[Replica], router: Router,
-        deployments: Mapping[str, Deployment],
+        deployments: Mapping[str, Deployment], table: RequestTable,
     ) -> None:  # fmt: skip
         self._plan, self._seed, self._cluster, self.replicas = plan, seed, cluster, replicas
         self._deployments = deployments
@@ -52,6 +57,8 @@ class Services:
         rebalancer = make_rebalancer(plan)
         self.migrator = self._migrator(rebalancer) if rebalancer else None
         self.scalers = [self._scaler(i) for i in range(len(plan.scaling))]
+        retention = make_retention(plan)
+        self.retention = self._retention(retention, table) if retention else None
         self.faults = self._faults() if plan.faults or plan.scaling else None
 
     def _seen(self, replicas: Sequence[Replica]) -> list[ReplicaView]:
@@ -94,6 +101,13 @@ class Services:
             if replica.role != "prefill" and not d.lockstep:
                 groups.setdefault(key, []).append(replica)
         yield from groups.values()
+
+    def _retention(self, policy: RetentionPolicy, table: RequestTable) -> Retention:
+        check_programs(self._plan, table)
+        programs = table.programs
+        assert programs is not None
+        engines = [(engine, engine.cost) for replica in self.replicas for engine in replica.domains]
+        return Retention(self._cluster, policy, engines, programs.next_tool(), programs.tool.names)
 
     def _scaler(self, number: int) -> Scaler:
         spec = self._plan.scaling[number]

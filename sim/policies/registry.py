@@ -29,6 +29,8 @@ BUILT_IN = {
         "fcfs": "fcfs:Fcfs",
         "priority": "priority:Priority",
         "sjf": "sjf:Sjf",
+        "program_fcfs": "program_fcfs:ProgramFcfs",
+        "plas": "plas:Plas",
         "vtc": "vtc:Vtc",
         "adapter_clusters": "adapter_clusters:AdapterClusters",
         "longest_prefix": "longest_prefix:LongestPrefix",
@@ -45,6 +47,12 @@ BUILT_IN = {
         "lfu": "lfu:Lfu",
         "cost_aware": "cost_aware:CostAware",
         "tail_first": "tail_first:TailFirst",
+    },
+    "retention": {
+        "continuum": "continuum:Continuum",
+        "static_ttl": "static_ttl:StaticTtl",
+        "infercept": "infercept:Infercept",
+        "end_of_turn": "end_of_turn:EndOfTurn",
     },
     "router": {
         "random": "random_choice:RandomChoice",

@@ -10,6 +10,7 @@ import pytest
 from servecast.configs.plan import Plan, plan_from
 from servecast.sim.records import COMPONENTS
 from servecast.sim.run import Run, run
+from servecast.traces.load import load
 from servecast.traces.streams import Stream
 from servecast.traces.table import Labels, PrefixBlocks, RequestTable
 
@@ -72,6 +73,38 @@ def run_all(plan: Plan, table: RequestTable, seed: int = 0, oracle: bool = True)
     if oracle:
         np.testing.assert_array_equal(rows_of(leap), rows_of(run(table, plan, seed=seed, oracle=True)))
     return leap
+
+
+PROGRAMS = """kind: programs
+programs: 40
+rate: 8
+classes:
+  - name: agent
+    share: 2
+    head_tokens: 64
+    task_tokens: {lognormal: {median: 60, sigma: 0.5, maximum: 200}}
+    turns: {geometric: {mean: 4}}
+    output_tokens: {lognormal: {median: 20, sigma: 0.8, maximum: 100}}
+    window: 600
+    tools:
+      - {name: shell, gap: {exponential: {mean: 0.3}}, result_tokens: {lognormal: {median: 30, sigma: 1, maximum: 200}}}
+      - {name: web, share: 0.5, gap: {exponential: {mean: 1.5}}, result_tokens: {constant: {value: 80}}}
+  - name: flow
+    head_tokens: 32
+    deadline: {constant: {value: 3}}
+    stages:
+      - {name: split, prompt_tokens: {constant: {value: 100}}, output_tokens: {geometric: {mean: 10}}}
+      - {name: work, calls: {geometric: {mean: 4}}, prompt_tokens: {constant: {value: 200}},
+         output_tokens: {geometric: {mean: 20}}, gap: {exponential: {mean: 0.05}}}
+      - {name: join, prompt_tokens: {constant: {value: 150}}, output_tokens: {geometric: {mean: 10}}}
+"""
+
+
+@pytest.fixture
+def programs(tmp_path):
+    """A mix of small agents and workflows, by seed."""
+    (tmp_path / "mix.yaml").write_text(PROGRAMS)
+    return lambda seed=0: load(tmp_path / "mix.yaml", seed=seed)
 
 
 @pytest.fixture

@@ -16,42 +16,11 @@ import pytest
 from servecast.sim.programreport import program_figures, program_rows
 from servecast.sim.report import build_report
 from servecast.sim.write import write_results
-from servecast.traces.load import load
 from servecast.traces.programs import ParentRows, Programs
 from servecast.traces.table import Labels, RequestTable
 
 TICK = 2.0**-36
 PAGE = Path(__file__).parents[2] / "docs" / "output.md"
-PLAIN = """kind: programs
-programs: 40
-rate: 8
-classes:
-  - name: agent
-    share: 2
-    head_tokens: 64
-    task_tokens: {lognormal: {median: 60, sigma: 0.5, maximum: 200}}
-    turns: {geometric: {mean: 4}}
-    output_tokens: {lognormal: {median: 20, sigma: 0.8, maximum: 100}}
-    window: 600
-    tools:
-      - {name: shell, gap: {exponential: {mean: 0.3}}, result_tokens: {lognormal: {median: 30, sigma: 1, maximum: 200}}}
-      - {name: web, share: 0.5, gap: {exponential: {mean: 1.5}}, result_tokens: {constant: {value: 80}}}
-  - name: flow
-    head_tokens: 32
-    deadline: {constant: {value: 3}}
-    stages:
-      - {name: split, prompt_tokens: {constant: {value: 100}}, output_tokens: {geometric: {mean: 10}}}
-      - {name: work, calls: {geometric: {mean: 4}}, prompt_tokens: {constant: {value: 200}},
-         output_tokens: {geometric: {mean: 20}}, gap: {exponential: {mean: 0.05}}}
-      - {name: join, prompt_tokens: {constant: {value: 150}}, output_tokens: {geometric: {mean: 10}}}
-"""
-
-
-@pytest.fixture
-def programs(tmp_path):
-    """A mix of small agents and workflows, by seed."""
-    (tmp_path / "mix.yaml").write_text(PLAIN)
-    return lambda seed=0: load(tmp_path / "mix.yaml", seed=seed)
 
 
 def diamond(prompts=(100, 200, 300, 50)):

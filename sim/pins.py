@@ -1,0 +1,231 @@
+"""Pins: the KV cache of a program that waits for a tool stays where it is, for a time that a retention policy says.
+
+A pin is a `Claim`, so its blocks are in nobody's way but the memory's. The program's next request finds them in the
+prefix cache; once that is admitted, or when the time is over, the pin goes. Where the head of the queue does not fit,
+pins make way: when the policy gives them up, and in any case when nothing runs, so that they never block for good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import inf
+from typing import Any, NamedTuple, Protocol
+
+from ..costmodels.base import CostModel, prompt_seconds, seconds, ticks
+from .claim import Claim
+from .cluster import Cluster
+from .core import Request, Step
+from .program import Program
+from .records import End
+
+
+class Turn(NamedTuple):
+    """A request that has just ended with a call of a tool, as a retention policy sees it.
+
+    context : tokens in its KV cache. others : tokens in the KV caches of the engine's other requests.
+    prefill : (tokens, cached tokens) -> predicted seconds to compute them. load : seconds to load a context of so many
+    tokens from a tier, None where there is none.
+    """
+
+    program: Program
+    tool: str
+    context: int
+    others: int
+    prefill: Callable[[int, int], float]
+    load: Callable[[int], float] | None
+
+    def reload(self, tokens: int) -> float:
+        """Seconds to have a context back once it has left the device: computed again, or loaded if that is faster."""
+        again = self.prefill(tokens, 0)
+        return again if self.load is None else min(again, self.load(tokens))
+
+
+class RetentionPolicy(Protocol):
+    """What becomes of a KV cache between two turns. Its state changes in the `observe_` methods only.
+
+    forgets : what is not pinned is forgotten at once, else it stays in the prefix cache until somebody needs the room.
+    gives_way : pins are given up for whoever is at the head of the queue and does not fit, else only where nothing
+    could run otherwise.
+    """
+
+    forgets: bool
+    gives_way: bool
+
+    def ttl(self, turn: Turn) -> float:
+        """Seconds for which to pin; 0 = not at all."""
+        ...
+
+    def observe_gap(self, tool: str, gap: float) -> None:
+        """A program's next request has arrived `gap` seconds after its last one ended with a call of `tool`."""
+        ...
+
+    def observe_wait(self, wait: float) -> None:
+        """A request of a program that had lost its pin, or never had one, was admitted after `wait` seconds."""
+        ...
+
+    def observe_end(self, turns: int) -> None:
+        """A program of so many turns is over."""
+        ...
+
+
+class Pin:
+    """Blocks of `program`. late : its time is over, and it stays for a request that already waits."""
+
+    __slots__ = ("claim", "late", "program")
+
+    def __init__(self, program: Program, claim: Claim) -> None:
+        self.program = program
+        self.claim = claim
+        self.late = False
+
+
+class Pins:
+    """The pins on one engine."""
+
+    def __init__(self, engine: Any, retention: Retention) -> None:
+        self.engine, self.rank = engine, engine.rank
+        self._retention = retention
+        self._pins: dict[int, Pin] = {}
+
+    def holds(self, program: Program) -> bool:
+        """Whether the KV cache of a program is pinned here."""
+        pin = self._pins.get(program.id)
+        return pin is not None and pin.claim.epoch == self.rank.epoch
+
+    def keep(self, request: Request, now: int) -> bool:
+        """A request has ended. True if its blocks are taken care of."""
+        program = request.program
+        if program is None or request.cancelled:
+            return False
+        return self._retention.ended(self, request, program, now)
+
+    def pin(self, program: Program, request: Request) -> Pin:
+        """Keep what a request has written."""
+        self.release(program.id)
+        self.rank.pool.commit(request)
+        pin = self._pins[program.id] = Pin(program, Claim.keep(self.engine, request))
+        return pin
+
+    def expire(self, pin: Pin, _: int) -> bool:
+        """Its time is over, at a boundary: let go unless a request of its program already waits here."""
+        if self._pins.get(pin.program.id) is pin:
+            if any(r.program is pin.program for r in self.rank.waiting):
+                pin.late = True
+            else:
+                self.release(pin.program.id)
+        return True
+
+    def left(self, program: Program) -> None:
+        """A request of a program has ended without being admitted, perhaps the one that a late pin stayed for."""
+        pin = self._pins.get(program.id)
+        if pin and pin.late:
+            self.engine.at_boundary(partial(self.expire, pin))
+
+    def admitted(self, request: Request) -> None:
+        """A request has been admitted and holds what it found."""
+        if request.program is not None:
+            had = self.holds(request.program)
+            self.release(request.program.id)
+            if not had and request.program.turns and not request.preemptions:
+                self._retention.policy.observe_wait(seconds(request.queueing))
+
+    def release(self, program: int) -> None:
+        """Let go of a program's blocks; they stay in the prefix cache."""
+        pin = self._pins.pop(program, None)
+        if pin:
+            pin.claim.release()
+
+    def make_way(self, step: Step) -> bool:
+        """A decision that admits nobody: give one pin up if the head of the queue could be admitted without pins."""
+        rank = self.rank
+        if not self._pins or step.admit or not len(rank.waiting):
+            return False
+        stuck = step.empty() and not rank.running
+        if not (stuck or self._retention.policy.gives_way):
+            return False
+        pinned = sum(pin.claim.keeper.blocks for pin in self._pins.values())
+        if not (stuck or rank.policy.compose(_Roomier(rank, pinned)).admit):
+            return False
+        head = next(iter(rank.waiting))
+        youngest = max(
+            self._pins.values(), key=lambda p: (p.program is not head.program, p.program.arrival, p.program.id)
+        )
+        self.release(youngest.program.id)
+        return True
+
+
+class _Roomier:
+    """What a batch policy sees of an engine, with so many more free blocks."""
+
+    def __init__(self, view: Any, more: int) -> None:
+        self._view = view
+        self.free_blocks = view.free_blocks + more
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._view, name)
+
+
+class Retention:
+    """The pins of all engines, and what the policy is told about gaps, waits and programs."""
+
+    def __init__(
+        self, cluster: Cluster, policy: RetentionPolicy, engines: Sequence[tuple[Any, CostModel]],
+        next_tool: Sequence[int], tools: Sequence[str],
+    ) -> None:  # fmt: skip
+        self.cluster = cluster
+        self.policy = policy
+        self._next_tool, self._tools = next_tool, tools
+        self._cost: dict[Any, CostModel] = {}
+        self._calls: dict[int, tuple[int, int]] = {}  # program -> (tool, when its call began)
+        for engine, cost in engines:
+            engine.rank.pins = Pins(engine, self)
+            self._cost[engine] = cost
+        cluster.on_submit.append(self._submitted)
+        cluster.on_end.append(self._gone)
+
+    def _submitted(self, request: Request) -> None:
+        program = request.program
+        if program is None:
+            return
+        call = self._calls.pop(program.id, None)
+        if call:
+            self.policy.observe_gap(self._tools[call[0]], seconds(self.cluster.env.now - call[1]))
+        if request.engine is not None and request.engine.rank.pins:
+            request.kept = request.engine.rank.pins.holds(program)
+
+    def _gone(self, request: Request, end: End, now: int) -> None:
+        engine = request.engine
+        if request.program is not None and end != End.FINISHED and engine is not None and engine.rank.pins:
+            engine.rank.pins.left(request.program)
+
+    def ended(self, pins: Pins, request: Request, program: Program, now: int) -> bool:
+        """Decide what becomes of the blocks of a request that has ended at `now`; False to let them go as usual."""
+        tool = self._next_tool[request.row]
+        if tool < 0:
+            pins.release(program.id)
+            self.policy.observe_end(program.turns + 1)
+            ttl = 0.0
+        else:
+            self._calls[program.id] = (tool, now)
+            ttl = self.policy.ttl(self._turn(pins, request, program, self._tools[tool]))
+        if ttl > 0:
+            pin = pins.pin(program, request)
+            if ttl < inf:
+                self.cluster.post(now + max(1, ticks(ttl)), partial(_at_boundary, pins, pin))
+            return True
+        if self.policy.forgets:
+            pins.rank.pool.forget(request)
+            return True
+        return False
+
+    def _turn(self, pins: Pins, request: Request, program: Program, tool: str) -> Turn:
+        rank, cost = pins.rank, self._cost[pins.engine]
+        used = max(0, rank.total_blocks - rank.pool.free - rank.claimed - request.blocks)
+        return Turn(
+            program, tool, request.computed, used * rank.limits.block_size, partial(prompt_seconds, cost), None
+        )  # fmt: skip
+
+
+def _at_boundary(pins: Pins, pin: Pin) -> None:
+    pins.engine.at_boundary(partial(pins.expire, pin))

@@ -1,0 +1,21 @@
+"""Retention policy: a KV cache ends with its turn, as in engines without prefix caching; the next one prefills it
+all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..pins import Turn
+from .blind_retention import BlindRetention
+
+
+@dataclass
+class EndOfTurn(BlindRetention):
+    """Nothing is kept but what others use at that moment."""
+
+    forgets = True
+    gives_way = True
+
+    def ttl(self, turn: Turn) -> float:
+        """Never."""
+        return 0.0

@@ -1,0 +1,49 @@
+"""Whether a plan can keep KV caches between turns, said before a run; and the policy that says for how long."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..configs.engine import policy_name
+from ..configs.plan import Plan
+from ..errors import InputError
+from ..traces.table import RequestTable
+from .pins import RetentionPolicy
+from .policies.registry import make_policy
+from .roles import disaggregated
+
+if TYPE_CHECKING:
+    from .deploy import Deployment
+
+
+def make_retention(plan: Plan) -> RetentionPolicy | None:
+    """The retention policy, if the plan has one."""
+    if plan.retention is None:
+        return None
+    made: RetentionPolicy = make_policy("retention", *policy_name(plan.retention, "retention"), "retention")
+    return made
+
+
+def check_retention(plan: Plan, deployments: Sequence[Deployment]) -> None:
+    """Refuse what could not keep anything. Raises `InputError` with the key."""
+    if make_retention(plan) is None:
+        return
+    if disaggregated(plan):
+        raise InputError("retention", "given with pools that hand requests over", "mixed pools")
+    for d in deployments:
+        if not d.prefix_caching:
+            found = "off, with a retention policy, whose next turns find their context in the prefix cache"
+            raise InputError(f"{d.where}.enable_prefix_caching", found, "true")
+
+
+def check_programs(plan: Plan, table: RequestTable) -> None:
+    """Refuse a trace without anything to keep."""
+    if plan.retention is None:
+        return
+    if table.programs is None:
+        raise InputError(
+            "retention", f"given, and {table.source.name} has no programs", "a trace with parents and tools"
+        )
+    if table.blocks is None:
+        raise InputError("retention", f"given, and {table.source.name} has no block ids", "a trace with hash_ids")
