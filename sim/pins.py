@@ -191,13 +191,13 @@ class Retention:
         call = self._calls.pop(program.id, None)
         if call:
             self.policy.observe_gap(self._tools[call[0]], seconds(self.cluster.env.now - call[1]))
-        if request.engine is not None and request.engine.rank.pins:
-            request.kept = request.engine.rank.pins.holds(program)
+        pins = _pins_of(request)
+        request.kept = pins is not None and pins.holds(program)
 
     def _gone(self, request: Request, end: End, now: int) -> None:
-        engine = request.engine
-        if request.program is not None and end != End.FINISHED and engine is not None and engine.rank.pins:
-            engine.rank.pins.left(request.program)
+        pins = _pins_of(request)
+        if pins and request.program is not None and end != End.FINISHED:
+            pins.left(request.program)
 
     def ended(self, pins: Pins, request: Request, program: Program, now: int) -> bool:
         """Decide what becomes of the blocks of a request that has ended at `now`; False to let them go as usual."""
@@ -225,6 +225,12 @@ class Retention:
         return Turn(
             program, tool, request.computed, used * rank.limits.block_size, partial(prompt_seconds, cost), None
         )  # fmt: skip
+
+
+def _pins_of(request: Request) -> Pins | None:
+    """Of the engine that has a request; who has none is nobody's, or with a service."""
+    rank = getattr(request.engine, "rank", None)
+    return rank.pins if rank else None
 
 
 def _at_boundary(pins: Pins, pin: Pin) -> None:
