@@ -22,6 +22,7 @@ from .semantic import SemanticCache
 from .streams import Streams
 from .strict import build, check, read_mapping
 from .techniques import Techniques
+from .tiers import Tiers
 from .topology import Disaggregation, Topology
 
 LONGEST = 1e8  # seconds (three years) that any wait may take: the simulator's clock ends after four years
@@ -217,6 +218,7 @@ class Plan:
     rebalancer: PolicyChoice | None = None
     admission: PolicyChoice | None = None
     retention: PolicyChoice | None = None
+    tiers: Tiers | None = None
     scaling: tuple[Scaling, ...] = ()
     adapters: Adapters | None = None
     semantic_cache: SemanticCache | None = None
@@ -246,6 +248,7 @@ class Plan:
                 "rebalancer",
                 "admission",
                 "retention",
+                "tiers",
                 "scaling",
                 "faults",
                 "adapters",

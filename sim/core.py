@@ -30,6 +30,7 @@ class Request:
     served = 0  # ticks that its program had run when it was sent,
     waited = 0  # and queued
     kept = False  # its program's KV cache was pinned where it was sent
+    loading = 0  # ticks that its KV cache took to come from below the device
     queued = -1  # when the engine took it in: the first iteration boundary after `arrival`
     scheduled = -1  # when it first ran
     first_token = -1

@@ -205,7 +205,7 @@ class ListEngine:
             self.blocked = False
             self.held_back = []
             step = self.policy.compose(self)
-            while step.preempt or (self.pins and self.pins.make_way(step)) or self.make_room(step):
+            while step.preempt or (self.pins and self.pins.change(step)) or self.make_room(step):
                 for request in step.preempt:
                     self.preempt(request)
                 self.preempted += len(step.preempt)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import inf
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..costmodels.base import CostModel, prompt_seconds, seconds, ticks
 from .claim import Claim
@@ -18,6 +18,9 @@ from .cluster import Cluster
 from .core import Request, Step
 from .program import Program
 from .records import End
+
+if TYPE_CHECKING:
+    from .tiers import Loader
 
 
 class Turn(NamedTuple):
@@ -70,22 +73,37 @@ class RetentionPolicy(Protocol):
 
 
 class Pin:
-    """Blocks of `program`. late : its time is over, and it stays for a request that already waits."""
+    """Blocks of `program`, or of one `request` whose KV cache has been loaded.
 
-    __slots__ = ("claim", "late", "program")
+    late : its time is over, and it stays for a request that already waits.
+    """
 
-    def __init__(self, program: Program, claim: Claim) -> None:
+    __slots__ = ("claim", "late", "program", "request")
+
+    def __init__(self, program: Program | None, claim: Claim, request: Request | None = None) -> None:
         self.program = program
+        self.request = request
         self.claim = claim
         self.late = False
 
+    @property
+    def key(self) -> int:
+        """Its name among the pins of an engine."""
+        return self.program.id if self.program else -1 - self.claim.keeper.index
+
+    def rank(self, head: Request) -> tuple[bool, int, int]:
+        """The greatest goes first: not the head's own, the latest program's."""
+        mine = self.request is head or (self.program is not None and self.program is head.program)
+        return not mine, self.program.arrival if self.program else self.claim.keeper.arrival, self.key
+
 
 class Pins:
-    """The pins on one engine."""
+    """The pins on one engine, and what is loaded for it."""
 
-    def __init__(self, engine: Any, retention: Retention) -> None:
+    def __init__(self, engine: Any) -> None:
         self.engine, self.rank = engine, engine.rank
-        self._retention = retention
+        self.retention: Retention | None = None
+        self.loader: Loader | None = None
         self._pins: dict[int, Pin] = {}
 
     def holds(self, program: Program) -> bool:
@@ -96,62 +114,74 @@ class Pins:
     def keep(self, request: Request, now: int) -> bool:
         """A request has ended. True if its blocks are taken care of."""
         program = request.program
-        if program is None or request.cancelled:
+        if self.retention is None or program is None or request.cancelled:
             return False
-        return self._retention.ended(self, request, program, now)
+        return self.retention.ended(self, request, program, now)
 
     def pin(self, program: Program, request: Request) -> Pin:
         """Keep what a request has written."""
         self.release(program.id)
         self.rank.pool.commit(request)
-        pin = self._pins[program.id] = Pin(program, Claim.keep(self.engine, request))
+        return self.hold(Pin(program, Claim.keep(self.engine, request)))
+
+    def hold(self, pin: Pin) -> Pin:
+        """One more."""
+        self._pins[pin.key] = pin
         return pin
 
     def expire(self, pin: Pin, _: int) -> bool:
         """Its time is over, at a boundary: let go unless a request of its program already waits here."""
-        if self._pins.get(pin.program.id) is pin:
+        if self._pins.get(pin.key) is pin:
             if any(r.program is pin.program for r in self.rank.waiting):
                 pin.late = True
             else:
-                self.release(pin.program.id)
+                self.release(pin.key)
         return True
 
-    def left(self, program: Program) -> None:
-        """A request of a program has ended without being admitted, perhaps the one that a late pin stayed for."""
-        pin = self._pins.get(program.id)
-        if pin and pin.late:
-            self.engine.at_boundary(partial(self.expire, pin))
+    def left(self, request: Request) -> None:
+        """A request has ended without being admitted, perhaps the one that a late pin stayed for."""
+        pins = [self._pins.get(-1 - request.index), self._pins.get(request.program.id) if request.program else None]
+        for pin in pins:
+            if pin and (pin.late or pin.request):
+                self.engine.at_boundary(partial(self.expire, pin))
 
     def admitted(self, request: Request) -> None:
         """A request has been admitted and holds what it found."""
-        if request.program is not None:
+        if request.loading:
+            request.queueing -= request.loading
+            request.transfer += request.loading
+            request.loading = 0
+        self.release(-1 - request.index)
+        if self.retention and request.program is not None:
             had = self.holds(request.program)
             self.release(request.program.id)
             if not had and request.program.turns and not request.preemptions:
-                self._retention.policy.observe_wait(seconds(request.queueing))
+                self.retention.policy.observe_wait(seconds(request.queueing))
 
-    def release(self, program: int) -> None:
-        """Let go of a program's blocks; they stay in the prefix cache."""
-        pin = self._pins.pop(program, None)
+    def release(self, key: int) -> None:
+        """Let go of a program's or a request's blocks; they stay in the prefix cache."""
+        pin = self._pins.pop(key, None)
         if pin:
             pin.claim.release()
 
-    def make_way(self, step: Step) -> bool:
-        """A decision that admits nobody: give one pin up if the head of the queue could be admitted without pins."""
+    def change(self, step: Step) -> bool:
+        """A decision is about to be carried out: True if something was done that calls for another one."""
+        if step.admit:
+            return self.loader is not None and self.loader.intercept(self, step)
+        return bool(self._pins) and len(self.rank.waiting) > 0 and self._make_way(step)
+
+    def _make_way(self, step: Step) -> bool:
+        """Nobody is admitted: give one pin up if the head of the queue could be, without pins."""
         rank = self.rank
-        if not self._pins or step.admit or not len(rank.waiting):
-            return False
         stuck = step.empty() and not rank.running
-        if not (stuck or self._retention.policy.gives_way):
+        gives_way = self.retention is not None and self.retention.policy.gives_way
+        if not (stuck or gives_way):
             return False
         pinned = sum(pin.claim.keeper.blocks for pin in self._pins.values())
         if not (stuck or rank.policy.compose(_Roomier(rank, pinned)).admit):
             return False
         head = next(iter(rank.waiting))
-        youngest = max(
-            self._pins.values(), key=lambda p: (p.program is not head.program, p.program.arrival, p.program.id)
-        )
-        self.release(youngest.program.id)
+        self.release(max(self._pins.values(), key=lambda pin: pin.rank(head)).key)
         return True
 
 
@@ -179,7 +209,7 @@ class Retention:
         self._cost: dict[Any, CostModel] = {}
         self._calls: dict[int, tuple[int, int]] = {}  # program -> (tool, when its call began)
         for engine, cost in engines:
-            engine.rank.pins = Pins(engine, self)
+            engine.rank.pins.retention = self
             self._cost[engine] = cost
         cluster.on_submit.append(self._submitted)
         cluster.on_end.append(self._gone)
@@ -196,8 +226,8 @@ class Retention:
 
     def _gone(self, request: Request, end: End, now: int) -> None:
         pins = _pins_of(request)
-        if pins and request.program is not None and end != End.FINISHED:
-            pins.left(request.program)
+        if pins and end != End.FINISHED:
+            pins.left(request)
 
     def ended(self, pins: Pins, request: Request, program: Program, now: int) -> bool:
         """Decide what becomes of the blocks of a request that has ended at `now`; False to let them go as usual."""
@@ -223,7 +253,8 @@ class Retention:
         rank, cost = pins.rank, self._cost[pins.engine]
         used = max(0, rank.total_blocks - rank.pool.free - rank.claimed - request.blocks)
         return Turn(
-            program, tool, request.computed, used * rank.limits.block_size, partial(prompt_seconds, cost), None
+            program, tool, request.computed, used * rank.limits.block_size, partial(prompt_seconds, cost),
+            pins.loader.seconds_of(pins.engine) if pins.loader else None,
         )  # fmt: skip
 
 

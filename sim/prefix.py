@@ -61,7 +61,7 @@ class PrefixPool(BlockPool):
     worth : of a chain, see `EvictionPolicy`; None = least recently used first.
     """
 
-    __slots__ = ("_block_size", "_idle", "_ids", "_index", "_worth")
+    __slots__ = ("_block_size", "_idle", "_ids", "_index", "_worth", "evicted")
 
     caching = True
 
@@ -73,6 +73,7 @@ class PrefixPool(BlockPool):
         self._block_size = block_size
         self._ids = ids
         self._worth = worth
+        self.evicted: list[tuple[int, int]] | None = None  # (key, blocks) in order, where somebody collects them
         self.clear()
 
     def clear(self) -> None:
@@ -102,6 +103,8 @@ class PrefixPool(BlockPool):
             self._idle.evict(oldest)
             if oldest.key is not None:
                 del self._index[oldest.key]
+                if self.evicted is not None:
+                    self.evicted.append((oldest.key, oldest.size))
 
     # -- finding -------------------------------------------------------------------------------------------------
 
@@ -268,6 +271,17 @@ class PrefixPool(BlockPool):
                 del self._index[run.key]
                 run.key, run.size = None, 0
         self.release(request)
+
+    def chain(self, request: Request, tokens: int | None = None) -> list[tuple[int, int]]:
+        """(prefix id, blocks) of a request's first `tokens` tokens, by default of all that it has computed."""
+        if self._ids is None:
+            return []
+        blocks = (request.computed if tokens is None else tokens) // self._block_size
+        span = max(1, self._ids.size // self._block_size)
+        keys = self._keys(request)
+        if self._ids.scope == "prompt":
+            blocks = min(blocks, request.prompt_tokens // self._block_size)
+        return [(key, min(span, blocks - i * span)) for i, key in enumerate(keys) if i * span < blocks]
 
     def _value(self, holding: Holding, worth: Worth) -> None:
         """Say what each run is worth: no less than what follows it, which is of no use without it."""

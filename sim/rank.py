@@ -134,7 +134,7 @@ class Rank:
                 continue
             if self._live and step.iterations > 1:
                 step.iterations = min(step.iterations, self._live.stands(step, self))
-            if self.pins and self.pins.make_way(step):
+            if self.pins and self.pins.change(step):
                 continue
             if not step.chunks and (not step.decodes or self.decode_demand + self.kv.spare <= self.free_blocks):
                 return step

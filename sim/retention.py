@@ -1,4 +1,4 @@
-"""Whether a plan can keep KV caches between turns, said before a run; and the policy that says for how long."""
+"""Whether a plan can keep KV caches between turns or below the device, said before a run; and the policies for it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ..traces.table import RequestTable
 from .pins import RetentionPolicy
 from .policies.registry import make_policy
 from .roles import disaggregated
+from .tiers import LoadPolicy
 
 if TYPE_CHECKING:
     from .deploy import Deployment
@@ -25,16 +26,29 @@ def make_retention(plan: Plan) -> RetentionPolicy | None:
     return made
 
 
+def make_load(plan: Plan) -> LoadPolicy | None:
+    """The load policy, if the plan has tiers."""
+    if plan.tiers is None:
+        return None
+    made: LoadPolicy = make_policy("load", *policy_name(plan.tiers.load, "tiers.load"), "tiers.load")
+    return made
+
+
 def check_retention(plan: Plan, deployments: Sequence[Deployment]) -> None:
     """Refuse what could not keep anything. Raises `InputError` with the key."""
-    if make_retention(plan) is None:
-        return
-    if disaggregated(plan):
-        raise InputError("retention", "given with pools that hand requests over", "mixed pools")
-    for d in deployments:
-        if not d.prefix_caching:
-            found = "off, with a retention policy, whose next turns find their context in the prefix cache"
-            raise InputError(f"{d.where}.enable_prefix_caching", found, "true")
+    make_retention(plan)
+    make_load(plan)
+    for key in ("retention", "tiers"):
+        if getattr(plan, key) is None:
+            continue
+        if disaggregated(plan):
+            raise InputError(key, "given with pools that hand requests over", "mixed pools")
+        for d in deployments:
+            if not d.prefix_caching:
+                found = f"off, with {key}: the next request finds its context in the prefix cache"
+                raise InputError(f"{d.where}.enable_prefix_caching", found, "true")
+    if plan.tiers and plan.faults:
+        raise InputError("tiers", "given with faults", "one of the two: what a crash does to transfers is not modelled")
 
 
 def check_programs(plan: Plan, table: RequestTable) -> None:

@@ -33,6 +33,11 @@ def service_figures(run: Run, requests: Finished) -> dict[str, Any]:
             "looks": services.rebalancing.looks,
             **latency_statistics("downtime", np.array(migrator.downtimes) / TICKS_PER_SECOND),
         }  # fmt: skip
+    if services.loader:
+        block["tiers"] = {
+            "loads": services.loader.loads, "loaded_tokens": services.loader.loaded_tokens,
+            "writes": services.loader.writes, "bytes": services.loader.bytes_due,
+        }  # fmt: skip
     block["links"] = _links(services, run.duration)
     if services.scalers or faults:
         block["pools"] = {d.pool.name: _pool(run, d.pool.name) for d in run.deployments}

@@ -16,22 +16,25 @@ from .deploy import Deployment
 from .dynamics import fault_events, make_autoscaler, start_up_ticks
 from .faults import FaultInjector
 from .handoff import Handoff
+from .levels import make_loader
 from .limbo import Limbo
 from .links import Network
 from .migration import Migrator, Rebalancing
-from .pins import Retention, RetentionPolicy
+from .pins import Pins, Retention, RetentionPolicy
 from .replica import Replica
-from .retention import check_programs, make_retention
+from .retention import check_programs, make_load, make_retention
 from .roles import disaggregated, make_admission, make_decode_router, make_rebalancer
 from .scaling import Scaler
 from .sites import Sites
+from .tiers import Loader
 
 
 def wanted(plan: Plan) -> bool:
     """Whether a plan needs any of this."""
     return bool(
         disaggregated(plan) or plan.rebalancer or plan.admission or plan.scaling or plan.faults or plan.retention
-    )
+        or plan.tiers
+    )  # fmt: skip
 
 
 class Services:
@@ -56,7 +59,12 @@ class Services:
         self.handoff = self._handoff(router) if disaggregated(plan) else None
         rebalancer = make_rebalancer(plan)
         self.migrator = self._migrator(rebalancer) if rebalancer else None
+        if plan.retention or plan.tiers:
+            for replica in replicas:
+                for engine in replica.domains:
+                    engine.rank.pins = Pins(engine)
         self.scalers = [self._scaler(i) for i in range(len(plan.scaling))]
+        self.loader = self._loader() if plan.tiers else None
         retention = make_retention(plan)
         self.retention = self._retention(retention, table) if retention else None
         self.faults = self._faults() if plan.faults or plan.scaling else None
@@ -102,6 +110,15 @@ class Services:
                 groups.setdefault(key, []).append(replica)
         yield from groups.values()
 
+    def _loader(self) -> Loader:
+        policy = make_load(self._plan)
+        assert policy is not None
+        loader = make_loader(self._plan, self._cluster, self.network, policy, self.replicas, self._deployments)
+        for replica in self.replicas:
+            for engine in replica.domains:
+                engine.rank.pins.loader = loader
+        return loader
+
     def _retention(self, policy: RetentionPolicy, table: RequestTable) -> Retention:
         check_programs(self._plan, table)
         programs = table.programs
@@ -131,7 +148,7 @@ class Services:
 
     def balanced(self) -> bool:
         """Invariant 11: what the links carried is what the services sent, and nothing is under way."""
-        due = sum(service.bytes_due for service in (self.handoff, self.migrator) if service)
+        due = sum(service.bytes_due for service in (self.handoff, self.migrator, self.loader) if service)
         return self.network.bytes_sent == due and not any(link.flows for link in self.network.links)
 
 

@@ -54,6 +54,10 @@ BUILT_IN = {
         "infercept": "infercept:Infercept",
         "end_of_turn": "end_of_turn:EndOfTurn",
     },
+    "load": {
+        "load_always": "load_always:LoadAlways",
+        "cachegen": "cachegen:CacheGen",
+    },
     "router": {
         "random": "random_choice:RandomChoice",
         "round_robin": "round_robin:RoundRobin",

@@ -1,0 +1,59 @@
+"""Where KV caches go that have no room on the device: host memory, SSD, a remote pool."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import InputError
+from .engine import PolicyChoice
+from .strict import check
+
+
+@dataclass(frozen=True)
+class Tier:
+    """One level below the device.
+
+    capacity : GiB, of each replica's own or of the one that all share. bandwidth : bytes/s in one direction; None = of
+        the hardware card's link to the host. latency : seconds of a transfer, besides its bytes.
+    shared : one for all replicas, whose transfers share its bandwidth fairly.
+    write : "through", what a request has written is copied when it ends; "back", what the level above evicts comes
+    here,
+        its bytes counted but in nobody's way.
+    compression : how many times smaller a KV cache is there and on the way.
+    """
+
+    name: str
+    capacity: float
+    bandwidth: float | None = None
+    latency: float = 0.0
+    shared: bool = False
+    write: Literal["through", "back"] = "through"
+    compression: float = 1.0
+
+    def __post_init__(self) -> None:
+        check(self.capacity > 0, "capacity", self.capacity, "GiB above 0")
+        check(self.bandwidth is None or self.bandwidth > 0, "bandwidth", self.bandwidth, "bytes/s above 0")
+        check(0 <= self.latency <= 1e8, "latency", self.latency, "0 to 1e8 seconds")
+        check(self.compression >= 1, "compression", self.compression, "at least 1")
+        if self.shared and self.write == "back":
+            raise InputError(
+                "write", "back, on a tier that replicas share", "through: evictions have no time of their own"
+            )
+
+
+@dataclass(frozen=True)
+class Tiers:
+    """levels : from the fastest to the slowest. load : when a KV cache is loaded rather than computed again. overlap :
+    a request goes on when all has arrived ("serial"), or when the rest hides behind its prefill, layer by layer.
+    """
+
+    levels: tuple[Tier, ...]
+    load: PolicyChoice = "load_always"
+    overlap: Literal["serial", "layer_wise"] = "layer_wise"
+
+    def __post_init__(self) -> None:
+        check(bool(self.levels), "levels", self.levels, "at least one tier")
+        names = [tier.name for tier in self.levels]
+        if len(set(names)) < len(names):
+            raise InputError("levels", "two tiers of one name", "a name of its own for each tier")

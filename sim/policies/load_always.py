@@ -1,0 +1,16 @@
+"""Load policy: what a tier has is loaded, as by vLLM's connectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..tiers import Found
+
+
+@dataclass
+class LoadAlways:
+    """As it is stored."""
+
+    def compression(self, found: Found) -> float:
+        """Once."""
+        return 1.0

@@ -1,0 +1,241 @@
+"""KV caches below the device: written as requests end or as the device evicts them, loaded before a request runs.
+
+As with vLLM's connectors a load begins when the request would be admitted: it takes its blocks, waits at no cost to
+the batch, and is back at the head of the queue when its KV cache has come (or, layer by layer, when the rest hides
+behind its prefill). Transfers share links fairly; what a tier has is known when a transfer has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+from ..configs.tiers import Tier, Tiers
+from ..costmodels.base import prompt_seconds, seconds, ticks
+from .claim import Claim
+from .cluster import Cluster
+from .core import Request, Step
+from .links import Flow, Link, Network
+from .pins import Pin, Pins
+from .records import End
+from .tierstore import TierStore
+
+
+class Found(NamedTuple):
+    """A prefix below the device, as a load policy sees it.
+
+    tokens : of it that are not on the device. cached : those before them that are. prompt : of the whole prompt.
+    size : bytes to load. load : (bytes) -> predicted seconds on the tier's link as it is used now. prefill : (tokens,
+    cached tokens) -> predicted seconds to compute them.
+    """
+
+    tokens: int
+    cached: int
+    prompt: int
+    size: int
+    load: Callable[[float], float]
+    prefill: Callable[[int, int], float]
+
+
+class LoadPolicy(Protocol):
+    """Whether a KV cache is loaded."""
+
+    def compression(self, found: Found) -> float:
+        """How many times smaller it is sent (1 = as it is stored); 0 = not at all, it is computed again."""
+        ...
+
+
+class Level:
+    """One tier of one engine: its store, which others may share, and its links."""
+
+    def __init__(self, spec: Tier, store: TierStore, links: tuple[Link, Link]) -> None:
+        self.spec = spec
+        self.store = store
+        self.up, self.down = links  # to the device, and from it
+        self.latency = ticks(spec.latency)
+
+
+class Load:
+    """A request whose KV cache is on its way to `engine`."""
+
+    __slots__ = ("claim", "flow", "over", "pins", "request", "since", "tokens")
+
+    def __init__(self, pins: Pins, request: Request, claim: Claim, tokens: int) -> None:
+        self.pins, self.request, self.claim, self.tokens = pins, request, claim, tokens
+        self.since = pins.rank.now
+        self.flow: Flow | None = None
+        self.over = False
+
+
+class Loader:
+    """The tiers of all engines. It is the `engine` of requests whose KV cache is being loaded.
+
+    token_bytes : of a KV cache, by engine. layers : of the model, likewise.
+    """
+
+    def __init__(
+        self, cluster: Cluster, network: Network, spec: Tiers, policy: LoadPolicy, levels: dict[Any, Sequence[Level]],
+        token_bytes: dict[Any, float], layers: dict[Any, int],
+    ) -> None:  # fmt: skip
+        self.cluster, self.network, self.spec, self.policy = cluster, network, spec, policy
+        self._levels, self._token_bytes, self._layers = levels, token_bytes, layers
+        self._looked: set[int] = set()  # requests that have been looked up, while they are alive
+        self.loads = self.writes = self.loaded_tokens = 0
+        self.bytes_due = 0
+        self._loading: dict[Request, Load] = {}
+        for engine in levels:
+            if any(level.spec.write == "back" for level in levels[engine]):
+                engine.rank.pool.evicted = []
+        cluster.on_end.append(self._ended)
+
+    def seconds_of(self, engine: Any) -> Callable[[int], float]:
+        """Predicted time to load so many tokens from an engine's fastest tier."""
+        level = self._levels[engine][0]
+        return lambda tokens: _seconds(level, self._bytes(engine, tokens, level))
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    def _ended(self, request: Request, end: End, now: int) -> None:
+        self._looked.discard(request.index)
+        engine = request.engine
+        if end != End.FINISHED or engine not in self._levels:
+            return
+        chain = engine.rank.pool.chain(request)
+        for level in self._levels[engine]:
+            if level.spec.write == "through":
+                new = sum(max(0, blocks - level.store.blocks(key)) for key, blocks in chain)
+                size = self._bytes(engine, new * engine.rank.limits.block_size, level)
+                self.cluster.post(now + 1, partial(self._write, level, chain, size))
+
+    def _write(self, level: Level, chain: Sequence[tuple[int, int]], size: int) -> None:
+        self.writes += 1
+        self.bytes_due += size
+        self.network.send((level.down,), size, level.latency, partial(level.store.put, chain))
+
+    def _bytes(self, engine: Any, tokens: int, level: Level) -> int:
+        return round(self._token_bytes[engine] * tokens / level.spec.compression)
+
+    def _take_evicted(self, engine: Any) -> None:
+        """What the device has evicted since it was last asked goes to the first tier that is written back."""
+        pool = engine.rank.pool
+        level = next((level for level in self._levels[engine] if level.spec.write == "back"), None)
+        if level is not None and pool.evicted:
+            evicted, pool.evicted = pool.evicted, []
+            size = self._bytes(engine, sum(n for _, n in evicted) * engine.rank.limits.block_size, level)
+            self.network.book((level.down,), size)
+            self.bytes_due += size
+            for run in evicted:
+                level.store.put([run])
+
+    # -- loading -------------------------------------------------------------------------------------------------
+
+    def intercept(self, pins: Pins, step: Step) -> bool:
+        """A step would admit requests: True if one of them is sent to load its KV cache first."""
+        for request, _, _ in step.admit:
+            if request.index not in self._looked and request.engine is pins.engine:
+                self._looked.add(request.index)
+                if self._begin(pins, request):
+                    return True
+        return False
+
+    def _begin(self, pins: Pins, request: Request) -> bool:
+        engine, rank = pins.engine, pins.rank
+        self._take_evicted(engine)
+        size = rank.limits.block_size
+        cached = rank.lookup(request, {})[0]
+        level, blocks = self._find(engine, request, cached)
+        blocks = min(blocks, (request.target - 1) // size)
+        if level is None or blocks <= cached:
+            return False
+        tokens = (blocks - cached) * size
+        stored = self._bytes(engine, tokens, level)
+        found = Found(
+            tokens,
+            cached * size,
+            request.target,
+            stored,
+            partial(_seconds, level),
+            partial(prompt_seconds, engine.cost),
+        )
+        compression = self.policy.compression(found)
+        claim = Claim.reserve(engine, request, blocks * size) if compression else None
+        if claim is None:
+            return False
+        rank.waiting.remove(request)
+        request.engine = self
+        load = self._loading[request] = Load(pins, request, claim, blocks * size)
+        self.loads += 1
+        self.loaded_tokens += tokens
+        bytes_ = round(stored / compression)
+        hidden = self._hidden(engine, request.target - blocks * size, blocks * size, bytes_, level)
+        self.cluster.post(rank.now + 1, partial(self._send, load, level, bytes_, hidden))
+        return True
+
+    def _find(self, engine: Any, request: Request, cached: int) -> tuple[Level | None, int]:
+        """The tier that has most of a prompt's prefix, the faster one of equals, and the blocks of it."""
+        chain = engine.rank.pool.chain(request, request.prompt_tokens)
+        best: tuple[Level | None, int] = (None, cached)
+        for level in self._levels[engine]:
+            blocks = before = 0
+            for key, size in chain:
+                # What the device has need not be below it.
+                here = size if before + size <= cached else min(size, level.store.blocks(key))
+                blocks += here
+                before += size
+                if here < size:
+                    break
+            if blocks > best[1]:
+                best = (level, blocks)
+        if best[0] is not None:
+            best[0].store.touch([key for key, _ in chain])
+        return best
+
+    def _hidden(self, engine: Any, tokens: int, cached: int, size: int, level: Level) -> int:
+        """Bytes of a load that can come while the prompt's rest is computed: all but the first layer's."""
+        if self.spec.overlap == "serial":
+            return 0
+        layers = self._layers[engine]
+        behind = prompt_seconds(engine.cost, tokens, cached) * (layers - 1) / layers * level.up.capacity
+        return min(int(behind), size - size // layers)
+
+    def _send(self, load: Load, level: Level, size: int, hidden: int) -> None:
+        if load.over:
+            return
+        self.bytes_due += size
+        self.network.book((level.up,), hidden)
+        load.flow = self.network.send((level.up,), size - hidden, level.latency, partial(self._arrived, load))
+
+    def _arrived(self, load: Load) -> None:
+        load.flow = None
+        load.pins.engine.at_boundary(partial(self._return, load))
+
+    def _return(self, load: Load, now: int) -> bool:
+        """Its KV cache has come: back to the head of the queue."""
+        request, pins = load.request, load.pins
+        if not load.over:
+            del self._loading[request]
+            pins.rank.pool.cover(load.claim.keeper, load.tokens)
+            pins.hold(Pin(None, load.claim, request))
+            request.engine = pins.engine
+            request.loading += now - load.since
+            push = getattr(pins.rank.waiting, "push_front", None)
+            if push:
+                push(request)
+            else:
+                pins.rank.enqueue(request, at_head=True)
+        return True
+
+    def cancel(self, request: Request) -> None:
+        """The client of a request that is being loaded has gone."""
+        load = self._loading.pop(request)
+        load.over = True
+        if load.flow:
+            self.bytes_due -= load.flow.size - self.network.abort(load.flow)
+        load.claim.release_soon()
+        self.cluster.gone(request, self.cluster.env.now)
+
+
+def _seconds(level: Level, size: float) -> float:
+    """To load so many bytes, were the link shared with those that use it now."""
+    return size * (len(level.up.flows) + 1) / level.up.capacity + seconds(level.latency)
