@@ -114,9 +114,9 @@ class Services:
         policy = make_load(self._plan)
         assert policy is not None
         loader = make_loader(self._plan, self._cluster, self.network, policy, self.replicas, self._deployments)
-        for replica in self.replicas:
-            for engine in replica.domains:
-                engine.rank.pins.loader = loader
+        for pins in [engine.rank.pins for replica in self.replicas for engine in replica.domains]:
+            assert pins is not None
+            pins.loader = loader
         return loader
 
     def _retention(self, policy: RetentionPolicy, table: RequestTable) -> Retention:

@@ -7,7 +7,7 @@ behind its prefill). Transfers share links fairly; what a tier has is known when
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -75,8 +75,8 @@ class Loader:
     """
 
     def __init__(
-        self, cluster: Cluster, network: Network, spec: Tiers, policy: LoadPolicy, levels: dict[Any, Sequence[Level]],
-        token_bytes: dict[Any, float], layers: dict[Any, int],
+        self, cluster: Cluster, network: Network, spec: Tiers, policy: LoadPolicy,
+        levels: Mapping[Any, Sequence[Level]], token_bytes: dict[Any, float], layers: dict[Any, int],
     ) -> None:  # fmt: skip
         self.cluster, self.network, self.spec, self.policy = cluster, network, spec, policy
         self._levels, self._token_bytes, self._layers = levels, token_bytes, layers

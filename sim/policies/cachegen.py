@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from ...configs.strict import check
 from ...errors import InputError
-from ..tiers import Found
+
+if TYPE_CHECKING:
+    from ..tiers import Found
 
 
 @dataclass

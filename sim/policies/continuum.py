@@ -16,12 +16,14 @@ from bisect import insort
 from collections import deque
 from dataclasses import dataclass
 from math import log, sqrt
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from ...configs.strict import check
-from ..pins import Turn
+
+if TYPE_CHECKING:
+    from ..pins import Turn
 
 
 @dataclass

@@ -4,9 +4,12 @@ all."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ..pins import Turn
 from .blind_retention import BlindRetention
+
+if TYPE_CHECKING:
+    from ..pins import Turn
 
 
 @dataclass
