@@ -1,14 +1,18 @@
-"""Fixtures of several folders: a layer profile of our own making, in LLMServingSim's format."""
+"""Fixtures of several folders: the command line, run in this process; a layer profile of our own making, in
+LLMServingSim's format."""
 
 from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from servecast.cli import main
 
 CONFIG = {
     "model_type": "llama", "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4,
@@ -92,3 +96,27 @@ class LayerProfiles:
 def layer_profile(tmp_path: Path) -> LayerProfiles:
     """A writer of layer profiles."""
     return LayerProfiles(tmp_path)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def servecast(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Run `servecast` with some words."""
+
+    def run(*words: object) -> Outcome:
+        capsys.readouterr()
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as stop:  # argparse leaves that way, as it does for --help
+            code = int(stop.code or 0)
+        return Outcome(code, *capsys.readouterr())
+
+    return run

@@ -1,14 +1,12 @@
-"""A user at the command line: run a command in this process, with files written for the occasion."""
+"""A user at the command line, with files written for the occasion."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
-
-from servecast.cli import main
 
 PLAN = """\
 model: llama-3.1-8b
@@ -42,33 +40,6 @@ SLO = "goodput: {ttft: 1s, tpot: 50ms}\nobjectives: [ttft p99 <= 2s]\n"
 SAMPLE = Path(__file__).parents[2] / "traces" / "samples" / "chat-sample.jsonl.gz"
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a command left: its exit code and what it printed."""
-
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Outcome]
-
-
-@pytest.fixture
-def servecast(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run `servecast` with some words, in this process."""
-
-    def run(*words: object) -> Outcome:
-        capsys.readouterr()
-        try:
-            code = main([str(word) for word in words])
-        except SystemExit as stop:  # argparse leaves that way, as it does for --help
-            code = int(stop.code or 0)
-        return Outcome(code, *capsys.readouterr())
-
-    return run
-
-
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with a small trace, two generators, a plan and an SLO that go well together."""
@@ -80,10 +51,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def simulate(servecast: Command, folder: Path) -> Command:
+def simulate(servecast: Callable[..., Any], folder: Path) -> Callable[..., Any]:
     """`servecast simulate` on those files with `--out out`; flags given later win."""
 
-    def run(*flags: object) -> Outcome:
+    def run(*flags: object) -> Any:
         files = ["--trace", "trace.jsonl", "--plan", "plan.yaml", "--slo", "slo.yaml", "--out", "out"]
         return servecast("simulate", *files, *flags)
 

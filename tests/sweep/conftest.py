@@ -5,13 +5,11 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from servecast.cli import main
 from servecast.planner.ledger import Ledger
 from servecast.planner.sweep import Sweep, open_ledger, prepare
 from servecast.planner.sweep_run import attempt
@@ -41,33 +39,6 @@ grid:
   rate_scale: [1, 4]
   seed: [0, 1]
 """
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command left: its exit code and what it printed."""
-
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Outcome]
-
-
-@pytest.fixture
-def servecast(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run `servecast` with some words, in this process."""
-
-    def run(*words: object) -> Outcome:
-        capsys.readouterr()
-        try:
-            code = main([str(word) for word in words])
-        except SystemExit as stop:  # argparse leaves that way
-            code = int(stop.code or 0)
-        return Outcome(code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture
