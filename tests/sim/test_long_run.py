@@ -13,7 +13,7 @@ LIMIT = 4096 / 10  # MB
 
 
 def test_a_tenth_of_seven_months_takes_a_tenth_of_the_memory(tmp_path):
-    """What grows with the requests are the trace's columns; results go to files. The package itself is in the sum too."""
+    """What grows with the requests are the trace's columns; results go to files. The package itself counts."""
     trace = runpy.run_path(str(LONG))["spec"](tmp_path, share=0.1)
     command = [sys.executable, "-m", "servecast", "simulate", "--trace", str(trace), "--plan", "bench-8"]
     command += ["--checkpoint", "20", "--out", str(tmp_path / "out")]
