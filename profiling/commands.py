@@ -100,7 +100,8 @@ def _task(args: argparse.Namespace, out: Path) -> Task:
     except ImportError:
         found = f"{args.device}, and torch is not installed"
         raise InputError("--device", found, "what `pip install 'servecast[gpu]'` brings") from None
-    from .profile import KV_DTYPES, Task
+    from ..real_backend.model import KV_DTYPES
+    from .profile import Task
 
     kinds = tuple(dict.fromkeys(getattr(args, "kv_cache_dtype", []))) or ("auto",)
     for kind in kinds:

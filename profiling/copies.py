@@ -26,7 +26,7 @@ def copy_calls(point: Point) -> list[Call]:
 
 def _over_the_link(size: int, out: bool) -> Call:
     here = torch.randint(256, (size,), dtype=torch.uint8, device="cuda")
-    there = torch.randint(256, (size,), dtype=torch.uint8).pin_memory()
+    there = torch.empty(size, dtype=torch.uint8, pin_memory=True).copy_(here)
     source, target = (here, there) if out else (there, here)
     return lambda: target.copy_(source, non_blocking=True)
 

@@ -26,6 +26,7 @@ from ..sim.run import run
 from ..traces.table import RequestTable
 
 _PROMPT, _ANSWER = 16, 40  # tokens
+CONTEXT = _PROMPT + _ANSWER // 2  # of a decode, on average
 _EAGER_PASSES = 20
 
 

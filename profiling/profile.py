@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -23,12 +22,12 @@ from ..costmodels.shapes import kv_shape, stage_operators, weight_bytes
 from ..costmodels.tablecost import MeasuredCost
 from ..errors import InputError
 from ..real_backend.graphs import DecodeGraphs
-from ..real_backend.model import Model, check_supported
+from ..real_backend.model import KV_DTYPES, Model, check_supported
 from ..sim.write import prepare_folder, write_json
 from . import collectives, shares
 from .copies import copy_calls
 from .grids import Grid, load_grid, spread
-from .host import Pace, fitted, launch_seconds, paces
+from .host import CONTEXT, Pace, fitted, launch_seconds, paces
 from .journal import Journal, Point
 from .machine import Machine, ceilings, find_machine, hardware_card, make_timer
 from .operators import DoesNotFit, Operators, truncated
@@ -48,7 +47,6 @@ from .results import (
 from .timer import Call, CpuTimer, CudaTimer, Timer, exactly
 
 BLOCK_SIZE = 16
-KV_DTYPES = {"fp8": torch.float8_e4m3fn}
 # How often the grid is gone through: where a machine's speed drifts, points that are to be added up must share it.
 _PASSES = {"cuda": 1, "cpu": 4}
 _MEMORY_SHARE = 0.8  # of what is free, for weights and cache
@@ -227,11 +225,18 @@ class Profile:
             self.journal.add(_host_point(pace.decodes, "iteration"), exactly(pace.iteration))
 
     def _host_summary(self) -> dict[str, Any] | None:
-        """Constants of the host's time, and the iterations that they come from."""
+        """Constants of the host's time, and the iterations that they come from.
+
+        On a CPU what lies between two operators is host time as well, so it is what the tables leave of an iteration.
+        """
         found = {(p.keys["decodes"], p.keys["part"]): s.seconds for p, s in self.journal.samples("host")}
         measured = [Pace(n, found[n, "iteration"], found[n, "device"]) for n, part in found if part == "iteration"]
         if not measured:
             return None
+        kinds = {point.kind for point, _ in self.journal.samples()}
+        if self.task.device == "cpu" and {"layer", "sequence", "decode_attention"} <= kinds:
+            cost = self._cost()
+            measured = [replace(pace, device=self._predicted(cost, [], [CONTEXT] * pace.decodes)) for pace in measured]
         constant, slope = fitted(measured)
         return {
             "seconds": constant, "seconds_per_sequence": slope, "kernel_seconds": found.get((0, "launch"), 0.0),
@@ -265,7 +270,7 @@ class Profile:
             return
         for share in self.grid.sm_shares:
             out = self.task.out / f"sm-{round(100 * share):03d}"
-            inner = Profile(dataclasses.replace(self.task, out=out, kv_cache_dtypes=("auto",)), self._say)
+            inner = Profile(replace(self.task, out=out, kv_cache_dtypes=("auto",)), self._say)
             inner._deadline = min(self._deadline, monotonic() + 0.1 * self.task.budget)
             try:
                 with shares.confined(share) as count:
@@ -282,9 +287,7 @@ class Profile:
         """Whole iterations of the layers at hand against the sum of their operators, as the cost model adds them."""
         if not self.in_time():
             return
-        hardware = find_hardware(self.machine.card or str(self.task.out / HARDWARE))
-        tables = table_set(self.journal, self.card, self.machine, ())
-        cost = MeasuredCost(tables, self.small, hardware, Parallelism(self.task.tp))
+        cost = self._cost()
         middle = self.grid.prefill.chunk[len(self.grid.prefill.chunk) // 2]
         many = self.grid.decode.batch[-3:][0]
         context = self.grid.decode.context[len(self.grid.decode.context) // 2]
@@ -294,13 +297,23 @@ class Profile:
         for chunks, decodes in batches:
             batch = operators.batch(chunks, decodes)
             sample = self.timer.measure([partial(operators.model.next_tokens, batch)])
-            least, most = min(decodes, default=0), max(decodes, default=0)
-            predicted = seconds(cost.stages[0].piece(chunks, len(decodes), sum(decodes), least, most)[0])
+            predicted = self._predicted(cost, chunks, decodes)
             found.append({
                 "chunks": chunks, "decodes": len(decodes), "context": context, "measured": sample.seconds,
                 "predicted": predicted, "error": predicted / sample.seconds - 1,
             })  # fmt: skip
         self.summary["closure"] = found
+
+    def _cost(self) -> MeasuredCost:
+        """What the tables, as they are, say of the layers at hand."""
+        hardware = find_hardware(self.machine.card or str(self.task.out / HARDWARE))
+        tables = table_set(self.journal, self.card, self.machine, ())
+        return MeasuredCost(tables, self.small, hardware, Parallelism(self.task.tp))
+
+    def _predicted(self, cost: MeasuredCost, chunks: list[tuple[int, int]], decodes: list[int]) -> float:
+        """Seconds of an iteration without the host."""
+        least, most = min(decodes, default=0), max(decodes, default=0)
+        return seconds(cost.stages[0].piece(chunks, len(decodes), sum(decodes), least, most)[0])
 
     def _write(self) -> None:
         task, out = self.task, self.task.out

@@ -22,6 +22,7 @@ from .batch import Batch, Shape
 from .operators import HeadNorms, Operators, TorchOperators, TritonOperators, route
 from .reference import rotary_table
 
+KV_DTYPES = {"fp8": torch.float8_e4m3fn}
 TORCH_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 _THETA = 500_000.0  # Llama 3's; what it is changes no time
 
@@ -65,6 +66,7 @@ class Model:
     """Weights, a paged KV cache of `num_blocks` blocks, and the forward pass.
 
     operators : torch's, or the kernels where the device is a GPU. dtype : the card's unless another is given.
+    cache_dtype : of the KV cache, that of the weights unless another is given.
     caches : layers with a cache of their own; further ones share those, which is good for timing only.
     cache : (2 x caches, num_blocks, numbers of a block): a layer's keys, its values, the next layer's keys, ...
 
@@ -80,6 +82,7 @@ class Model:
         block_size: int,
         tensor_parallel_size: int = 1,
         dtype: torch.dtype | None = None,
+        cache_dtype: torch.dtype | None = None,
         caches: int | None = None,
         seed: int = 0,
         operators: Operators | None = None,
@@ -106,7 +109,7 @@ class Model:
             )
         numbers = mixer.kv_heads * block_size * mixer.head_dim
         planes = 2 * (caches or card.layers)
-        self.cache = torch.zeros(planes, num_blocks, numbers, dtype=self.dtype, device=self.device)
+        self.cache = torch.zeros(planes, num_blocks, numbers, dtype=cache_dtype or self.dtype, device=self.device)
         self.layers = [self._layer(groups[group], i) for i, group in enumerate(card.order)]
         vocabulary = -(-card.vocab_size // tensor_parallel_size)
         self.embedding = self._matrix(vocabulary, card.hidden_size) * card.hidden_size**0.5

@@ -43,11 +43,15 @@ def silu_mul(x: torch.Tensor) -> torch.Tensor:
 def write_kv(
     key: torch.Tensor, value: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, slots: torch.Tensor
 ) -> None:
-    """Put the key and value of each token (tokens, kv_heads, head_dim) into its slot of the cache, -1: nowhere."""
+    """Put the key and value of each token (tokens, kv_heads, head_dim) into its slot of the cache, -1: nowhere.
+
+    Numbers are clipped to what the cache can hold.
+    """
     kept = slots >= 0
     block, offset = slots[kept] // keys.shape[2], slots[kept] % keys.shape[2]
-    keys[block, :, offset] = key[kept].to(keys.dtype)
-    values[block, :, offset] = value[kept].to(values.dtype)
+    most = torch.finfo(keys.dtype).max
+    for numbers, cache in ((key, keys), (value, values)):
+        cache[block, :, offset] = numbers[kept].clamp(-most, most).to(cache.dtype)
 
 
 def cached(cache: torch.Tensor, table: torch.Tensor, tokens: int) -> torch.Tensor:

@@ -20,7 +20,7 @@ from .batch import Row, make_batch
 from .clocks import RealClock
 from .engine import RealEngine
 from .graphs import DecodeGraphs
-from .model import Model
+from .model import KV_DTYPES, Model
 
 
 class Server:
@@ -40,8 +40,9 @@ class Server:
         limits = deployment.limits
         self.plan, self._seed, self._vocabulary = plan, seed, deployment.model.vocab_size
         self.model = Model(
-            deployment.model, device=device, num_blocks=deployment.blocks, block_size=limits.block_size, seed=seed
-        )
+            deployment.model, device=device, num_blocks=deployment.blocks, block_size=limits.block_size, seed=seed,
+            cache_dtype=KV_DTYPES.get(deployment.pool.kv_cache_dtype),
+        )  # fmt: skip
         self._graphs = None
         if graph_sizes and self.model.device.type == "cuda":
             sizes = [size for size in graph_sizes if size <= limits.max_num_seqs]
@@ -107,8 +108,9 @@ def only_deployment(plan: Plan) -> Deployment:
     accelerators = sum(d.pool.accelerators for d in deployments)
     if accelerators != 1:
         raise InputError("pools", f"{accelerators} accelerators", "a plan of one replica on one, for the real engine")
-    if deployments[0].pool.kv_cache_dtype != "auto":
-        raise InputError("pools[0].kv_cache_dtype", deployments[0].pool.kv_cache_dtype, "auto, for the real engine")
+    kv_cache_dtype = deployments[0].pool.kv_cache_dtype
+    if kv_cache_dtype not in ("auto", *KV_DTYPES):
+        raise InputError("pools[0].kv_cache_dtype", kv_cache_dtype, "auto or fp8, for the real engine")
     if deployments[0].pool.techniques != Techniques():
         raise InputError("pools[0].techniques", "given", "none, for the real engine")
     return deployments[0]

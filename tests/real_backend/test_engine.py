@@ -107,6 +107,30 @@ def test_logits_are_those_of_a_dense_model(lab, name, kernels):
             assert off < (1e-6 if not kernels else 2e-3 if lab.real else 1e-4), (name, iteration, float(off))
 
 
+@pytest.mark.parametrize("kernels", [False, True], ids=["torch", "triton"])
+def test_an_eight_bit_cache_holds_what_the_other_does_in_eight_bits(lab, kernels):
+    """Both ways of computing round the same keys and values to the same numbers; what was there stays."""
+    card = model_from_config(DENSE, "tiny")
+    operators = TritonOperators() if kernels else TorchOperators()
+    eight, full = (
+        Model(card, device=lab.device, num_blocks=8, block_size=8, dtype=torch.float32, cache_dtype=dtype,
+              operators=operators)
+        for dtype in (torch.float8_e4m3fn, None)
+    )  # fmt: skip
+    batch = make_batch([Row(lab.whole(300, 20).tolist(), 0, [5, 1, 3])], [], eight.shape())
+    logits = [model.forward(batch) for model in (eight, full)]
+    layer = eight.layers[0], full.layers[0]  # of the first one the inputs are the same
+    for cache, other in ((layer[0].keys, layer[1].keys), (layer[0].values, layer[1].values)):
+        exact = other[[5, 1]].float()
+        limit = 0.3 if kernels and not lab.real else 0.04  # 3 bits of mantissa; the interpreter loses carries
+        assert (cache[[5, 1]].float() - exact).norm() < limit * exact.norm()
+        assert not cache[[0, 2, 4, 6, 7]].float().any()
+    assert 0 < (logits[0] - logits[1]).norm() < 0.1 * logits[1].norm()
+    saved = eight.save([5, 1, 3])
+    eight.restore(saved, [0, 2, 4])
+    assert torch.equal(eight.cache[:, [0, 2, 4]].float(), eight.cache[:, [5, 1, 3]].float())
+
+
 @pytest.fixture
 def plan_for(tmp_path):
     """A plan with a tiny model and little memory."""
@@ -174,6 +198,7 @@ POLICIES = {
     "shared prefixes, tails go first": {**SHARED, "eviction": "tail_first"},
     "decided ahead": {},
     "decided ahead, shared prefixes": SHARED,
+    "an 8-bit cache": {**UNCACHED, "kv_cache_dtype": "fp8"},
     "swapping": {"engine": "vllm-0.6", "kv": "swap", "swap_space": 0.001, "max_num_batched_tokens": 256},
     "vllm v0": {"engine": "vllm-0.6", "max_num_batched_tokens": 256},
     "sarathi": {"engine": "sarathi-serve"},
@@ -280,7 +305,7 @@ def test_on_a_real_clock_time_is_what_passes(plan_for, clock):
 def test_what_the_engine_cannot_run_is_refused(plan_for):
     for changes, found in (
         ({"replicas": 2}, "pools: 2 accelerators; expected a plan of one replica"),
-        ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype: fp8; expected auto"),
+        ({"kv_cache_dtype": "int8"}, "kv_cache_dtype: int8; expected auto or fp8"),
         ({"techniques": {"padded_prefill": True}}, "techniques: given; expected none"),
     ):
         with pytest.raises(InputError, match=found):
