@@ -25,6 +25,7 @@ from .checkpoint import Checkpoint, CheckpointDue
 from .clients import ClosedLoop, OpenLoop, Patience
 from .cluster import Cluster, TraceColumns
 from .core import Request
+from .declared import check_declared
 from .deploy import Deployment, deploy, make_router
 from .domain import Domain
 from .dynamics import most_replicas
@@ -134,6 +135,7 @@ def run(
         )
     deployments = deployments or deploy(plan)
     _check_together(plan, deployments, oracle, checkpoint)
+    check_declared(table, deployments, real=engine is not None)
     trace = TraceColumns(table)
     if plan.adapters:
         trace.adapter = adapters_of(plan.adapters, table, seed)

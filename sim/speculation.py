@@ -176,6 +176,11 @@ class SpeculativeEngine(ListEngine):
         for gap in restarts:
             self._odd_gaps.append((gap, 1))
 
+    def drop(self, request: Request, now: int) -> None:
+        """Let a request go that will not finish."""
+        self.acceptance.forget(request)
+        super().drop(request, now)
+
     def finish(self, flight: SimpleNamespace) -> None:
         """Let go of requests that are complete."""
         for request in flight.done:

@@ -16,12 +16,12 @@ from servecast.traces.streams import Stream
 from servecast.traces.table import RequestTable
 
 
-def workload(n: int = 60, rate: float = 8.0, prompt: int = 900, output: int = 60) -> RequestTable:
-    """Exponential arrivals and lengths."""
+def workload(n: int = 60, rate: float = 8.0, prompt: int = 900, output: int = 60, shared: int = 0) -> RequestTable:
+    """Exponential arrivals and lengths; `shared` tokens of every prompt are such as others have too."""
     s = Stream(0, "techniques")
     arrival = np.cumsum(s.exponential(n)) / rate
     lengths = [np.clip(s.exponential(n) * mean, 1, 3 * mean).astype(np.int64) for mean in (prompt, output)]
-    return RequestTable(arrival - arrival[0], *lengths)
+    return RequestTable(arrival - arrival[0], np.minimum(lengths[0] + shared, max(3 * prompt, shared + 1)), lengths[1])
 
 
 def one_pool(pool: dict[str, Any], **plan: Any) -> Plan:

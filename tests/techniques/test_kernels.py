@@ -19,7 +19,7 @@ from servecast.costmodels.techniques import page_tokens, with_techniques
 from servecast.errors import InputError
 from servecast.sim.deploy import deploy
 from servecast.traces.streams import Stream
-from servecast.traces.table import RequestTable
+from servecast.traces.table import PrefixBlocks, RequestTable
 
 CODE_LLAMA = dataclasses.replace(find_model("llama-2-13b"), max_position_embeddings=16384)  # the same layers
 LLAMA3 = find_model("llama-3.1-8b")
@@ -212,3 +212,19 @@ def test_one_request_at_a_time_shares_with_nobody(bench) -> None:
     plans = [bench.one_pool({"techniques": t}) for t in ({}, {"shared_prefix": [{"tokens": 512}]})]
     plain, shared = (bench.report(bench.run(table, plan))["mean_e2el_ms"] for plan in plans)
     assert plain < shared < 1.2 * plain
+
+
+def test_a_prefix_that_the_trace_does_not_have_is_refused(bench) -> None:
+    """Declared, not found: but a trace that says otherwise is believed."""
+    blocks = PrefixBlocks.of(16, "floor", [[*range(32), 100 + i] for i in range(4)])
+    table = RequestTable(np.zeros(4), np.full(4, 530), np.full(4, 5), blocks=blocks)
+
+    def with_prefix(*levels: dict) -> None:
+        bench.run(table, bench.one_pool({"techniques": {"shared_prefix": list(levels)}}))
+
+    with_prefix({"tokens": 512})
+    with_prefix({"tokens": 512}, {"tokens": 16, "groups": 4})
+    with pytest.raises(InputError, match=r"the shortest prompt of .* has 530"):
+        with_prefix({"tokens": 600})
+    with pytest.raises(InputError, match=r"1 group\(s\), and prompts begin with 4 different texts of 528 tokens"):
+        with_prefix({"tokens": 528})

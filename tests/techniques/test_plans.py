@@ -27,7 +27,7 @@ def test_with_and_without(path: Path, bench) -> None:
     plans = [plan_from(values, path.stem, path.parent) for values in (data, bare)]
     if path.stem == "bitstack":  # without it the model leaves no room for this context: that is what it is for
         plans.pop()
-    runs = [bench.run(bench.workload(), plan) for plan in plans]
+    runs = [bench.run(bench.workload(shared=800), plan) for plan in plans]
     for done in runs:
         assert all(done.invariants.values()) and len(done.recorder.requests) == 60
     assert len({done.duration for done in runs}) == len(runs)
@@ -36,4 +36,4 @@ def test_with_and_without(path: Path, bench) -> None:
 @pytest.mark.parametrize("path", PLANS, ids=[path.stem for path in PLANS])
 def test_leap_is_step_by_step_is_the_oracle(path: Path, bench) -> None:
     plan = plan_from(read_mapping(path), path.stem, path.parent)
-    bench.same(plan, bench.workload(n=25))
+    bench.same(plan, bench.workload(n=25, shared=800))
