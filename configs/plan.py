@@ -13,6 +13,7 @@ from typing import Any, Literal
 from ..errors import InputError
 from .adapters import Adapters
 from .attention_workers import AttentionWorkers
+from .borrowing import KVBorrowing
 from .catalog import find
 from .dynamics import Faults, Scaling
 from .engine import PolicyChoice
@@ -222,6 +223,7 @@ class Plan:
     scaling: tuple[Scaling, ...] = ()
     adapters: Adapters | None = None
     semantic_cache: SemanticCache | None = None
+    kv_borrowing: KVBorrowing | None = None
     faults: Faults | None = None
     # Where relative paths of cards start; not part of the plan.
     folder: str = field(default="", compare=False, metadata={"written": False})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -144,6 +144,18 @@ class AdapterPool(BlockPool):
     def promise(self, request: Request, tokens: int, promised: dict[int, int]) -> None:
         """A request is admitted, and so is its adapter."""
         promised[~request.adapter] = 1
+
+
+class Beside(Protocol):
+    """What adds to the iterations of an engine besides its own operators."""
+
+    def iteration(self, decodes: Iterable[Request], parts: Iterable[Part]) -> int:
+        """Ticks for these decodes and prompt parts, the same for every iteration of a leap."""
+        ...
+
+    def stall(self, start: int) -> int:
+        """Ticks that the one iteration that starts now waits; asked once."""
+        ...
 
 
 class AdapterTimes:

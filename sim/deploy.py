@@ -382,7 +382,8 @@ def _sized(
         limits.fixed_blocks = -int(-capacity.shape.constant_bytes // block_bytes)
     limits = _capped(limits, pool, capacity, f"{where}.techniques.kv")
     blocks = (pool.num_gpu_blocks_override or capacity.num_blocks) - preset.reserved_blocks
-    if limits.blocks(limits.max_model_len) > blocks:
+    most = blocks * pool.replicas * pool.data_parallel_size if plan.kv_borrowing else blocks
+    if limits.blocks(limits.max_model_len) > most:
         fits = max(0, blocks - limits.fixed_blocks) * limits.block_size
         need = limits.blocks(limits.max_model_len)
         found = f"{limits.max_model_len} tokens need {need} KV blocks of {limits.block_size}, and {blocks} fit"

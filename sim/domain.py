@@ -7,7 +7,7 @@ from collections.abc import Callable
 from simpy.events import Event
 
 from ..costmodels.base import CostModel, Piece
-from .adapters import AdapterTimes
+from .adapters import Beside
 from .cohort import Cohort
 from .core import FOREVER, Request, Step
 from .events import Clock, Moment, Turn
@@ -53,7 +53,7 @@ class Domain:
         self._preemptions = 0  # of the rank when the errands were last asked
         self.busy = 0  # accelerator and host ticks
         self.outside = 0  # accelerator ticks that rest on look-ups outside what was measured
-        self.adapters: AdapterTimes | None = None
+        self.beside: Beside | None = None  # adapters or remote attention
         self.batch: Batch | None = None  # in flight
         self.step = Step()
         self.start = self.base = self.slope = self.iterations = self._host = 0
@@ -248,8 +248,8 @@ class Domain:
         base, slope, limit, self._outside = self._piece(chunks, decodes, context_sum, low, high)
         if step.iterations < limit:
             limit = step.iterations
-        if self.adapters:
-            base += self.adapters.iteration((r for c in batch.cohorts for r in c.members), batch.parts)
+        if self.beside:
+            base += self.beside.iteration((r for c in batch.cohorts for r in c.members), batch.parts)
         if self._meter_pieces:
             self._metered = [meter(chunks, decodes, context_sum, low, high) for meter in self._meter_pieces]
             limit = min(limit, *(valid for _, _, valid, _ in self._metered))
@@ -265,8 +265,8 @@ class Domain:
         if batch.swapped_blocks:
             base += batch.swapped_blocks * self.swap_ticks
             limit = 1
-        if self.adapters:
-            stall = self.adapters.stall(start)
+        if self.beside:
+            stall = self.beside.stall(start)
             base, limit = base + stall, 1 if stall else limit
         if limit > 1 and decodes:
             for cohort in batch.cohorts:

@@ -14,7 +14,7 @@ from typing import Any
 from simpy.events import Event
 
 from ..costmodels.base import CostModel
-from .adapters import AdapterTimes
+from .adapters import Beside
 from .core import BatchPolicy, Limits, QueuePolicy, Request, Step
 from .domain import Errand
 from .events import Clock, Moment, Turn
@@ -45,6 +45,7 @@ class ListEngine:
         self.inbox: list[Request] = []
         self.quitting: list[Request] = []
         self.errands: list[Errand] = []
+        self.patient = False
         self.claimed = self.epoch = 0  # blocks of requests that are not scheduled here; crashes
         self.landings: set[Event] = set()
         self.pins: Any = None
@@ -56,7 +57,7 @@ class ListEngine:
         self.held_back: list[Request] = []
         self.flights: list[SimpleNamespace] = []
         self.stage_free = [0] * len(cost.stages)
-        self.adapters: AdapterTimes | None = None
+        self.beside: Beside | None = None  # adapters or remote attention
         self.ahead = ahead  # asynchronous scheduling: see `asynchronous`
         self.begin = 0  # when the batch at hand starts
         self.preempted = self.preemptions = self.admissions = self.swapped_blocks = self.steps = 0
@@ -217,7 +218,11 @@ class ListEngine:
                 return None
             if self.preempted:
                 continue
-            stuck = None if self.active or self.claimed else next(iter([*self.swapped, *self.waiting]), None)
+            stuck = (
+                None
+                if self.active or self.claimed or self.patient
+                else next(iter([*self.swapped, *self.waiting]), None)
+            )
             if stuck is None:
                 return None
             self.drop(stuck, self.now)
@@ -311,9 +316,9 @@ class ListEngine:
         context = (len(contexts), sum(contexts), min(contexts, default=0), max(contexts, default=0))
         ready = self.begin + host + self.swapped_blocks * self.swap_ticks
         pure, own = 0, [0] * len(chunks)
-        if self.adapters:
-            extra = self.adapters.iteration(flight.decodes, flight.parts)
-            ready += extra + self.adapters.stall(self.begin)
+        if self.beside:
+            extra = self.beside.iteration(flight.decodes, flight.parts)
+            ready += extra + self.beside.stall(self.begin)
             pure = 0 if chunks else extra
         hop = self.cost.hop(len(contexts) + sum(tokens for tokens, _ in chunks))
         for number, stage in enumerate(self.cost.stages):

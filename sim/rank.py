@@ -78,6 +78,7 @@ class Rank:
         self.swapped: list[Request] = []
         self.running = 0
         self.claimed = 0  # blocks of requests that are not scheduled here
+        self.patient = False  # more blocks may come from elsewhere
         self.epoch = 0  # how often it has crashed
         self.pins: Pins | None = None  # of programs that wait for a tool
         self.hand_off: Callable[[Request, int], bool] | None = None  # after its first token a request may go elsewhere
@@ -495,6 +496,6 @@ class Rank:
 
     def stuck(self) -> Request | None:
         """The request that waits in front although nothing runs: it will never be let in."""
-        if self.running or self.claimed:
+        if self.running or self.claimed or self.patient:
             return None
         return self.swapped[0] if self.swapped else next(iter(self.waiting), None)

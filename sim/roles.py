@@ -56,6 +56,8 @@ def check_roles(plan: Plan, deployments: Sequence[Deployment]) -> None:
     make_admission(plan)
     if plan.adapters and (plan.rebalancer or disaggregated(plan)):
         raise InputError("adapters", "with a rebalancer or with roles", "requests that stay where they are")
+    if plan.kv_borrowing:
+        _check_borrowing(plan, deployments)
     if not disaggregated(plan):
         return
     make_decode_router(plan)
@@ -100,3 +102,17 @@ def _check_pair(source: Deployment, target: Deployment) -> None:
         raise InputError(
             f"{where}.data_parallel_size", "ranks in lockstep, with roles", "1 where requests are handed over"
         )
+
+
+def _check_borrowing(plan: Plan, deployments: Sequence[Deployment]) -> None:
+    if plan.rebalancer or plan.scaling or plan.faults or plan.adapters or disaggregated(plan):
+        raise InputError(
+            "kv_borrowing", "with migration, scaling, faults, adapters or roles", "replicas that stay as they are"
+        )
+    for d in deployments:
+        if d.prefix_caching or d.lockstep or len(d.cost.stages) > 1:
+            found = "with prefix caching, ranks in lockstep or stages"
+            raise InputError(f"{d.where}.enable_prefix_caching", found, "none of these, with kv_borrowing")
+        if getattr(d.batch_policy().kv, "reserve", "chunk") == "chunk":
+            found = "blocks for the first chunk only, with kv_borrowing: half-admitted prompts would block each other"
+            raise InputError(f"{d.where}.kv", found, "{name: recompute, reserve: prompt}")

@@ -308,7 +308,7 @@ class _World:
                 self.env, cluster.turn, number + 1, *rank, cluster.gone, deployment.cost, deployment.host_blocks,
                 deployment.swap_ticks, pool, self._ahead(deployment), recorder=self.recorder, number=number,
             )  # fmt: skip
-            made.adapters = adapters
+            made.beside = adapters
             return made
         kind = Domain
         if deployment.shared:
@@ -323,7 +323,7 @@ class _World:
             self.env, cluster.turn, number + 1, Rank(*rank, deployment.host_blocks, pool), deployment.cost,
             self.recorder, number, cluster.gone, deployment.swap_ticks, step_by_step,
         )  # fmt: skip
-        made.adapters = adapters
+        made.beside = adapters
         if deployment.shared:
             made.times = deployment.shared
         return made

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..configs.borrowing import KVBorrowing
 from ..configs.plan import Plan
 from ..configs.topology import Disaggregation
 from ..costmodels.shapes import model_kv_shape
 from ..traces.streams import Stream
+from .borrowing import Borrowing
 from ..traces.table import RequestTable
 from .cluster import Cluster
 from .core import Rebalancer, ReplicaView, Router
@@ -33,7 +35,7 @@ def wanted(plan: Plan) -> bool:
     """Whether a plan needs any of this."""
     return bool(
         disaggregated(plan) or plan.rebalancer or plan.admission or plan.scaling or plan.faults or plan.retention
-        or plan.tiers
+        or plan.tiers or plan.kv_borrowing
     )  # fmt: skip
 
 
@@ -63,11 +65,19 @@ class Services:
             for replica in replicas:
                 for engine in replica.domains:
                     engine.rank.pins = Pins(engine)
+        self.borrowing = self._borrowing(plan.kv_borrowing) if plan.kv_borrowing else []
         self.scalers = [self._scaler(i) for i in range(len(plan.scaling))]
         self.loader = self._loader() if plan.tiers else None
         retention = make_retention(plan)
         self.retention = self._retention(retention, table) if retention else None
         self.faults = self._faults() if plan.faults or plan.scaling else None
+
+    def _borrowing(self, spec: KVBorrowing) -> list[Borrowing]:
+        """One a pool."""
+        pools: dict[str, list[Any]] = {}
+        for replica in self.replicas:
+            pools.setdefault(replica.pool, []).extend(replica.domains)
+        return [Borrowing(self._cluster, spec, e, self._deployments[name]) for name, e in pools.items()]
 
     def _seen(self, replicas: Sequence[Replica]) -> list[ReplicaView]:
         return self._cluster.seen(replicas)

@@ -108,9 +108,9 @@ class SpeculativeEngine(ListEngine):
             own = [alone + self.drafter.prefill([c]) for alone, c in zip(own, chunks, strict=True)]
         flight.own, flight.host = own, self.cost.host(len(contexts) + len(chunks))
         moved = self.swapped_blocks * self.swap_ticks
-        if self.adapters:
-            extra = self.adapters.iteration(flight.decodes, flight.parts)
-            moved += extra + self.adapters.stall(self.begin)
+        if self.beside:
+            extra = self.beside.iteration(flight.decodes, flight.parts)
+            moved += extra + self.beside.stall(self.begin)
             flight.pure += 0 if chunks else extra
         flight.end = self.begin + flight.host + moved + verify + drafting
         self.busy += flight.end - flight.start

@@ -33,9 +33,10 @@ TECHNIQUE = {  # plan -> the keys, of the plan or of its pools, that are its tec
     "expert-parallel": ("experts",),
     "expertweave": ("experts",),
     "nexus": ("streams", "batch"),
+    "infinite-llm": ("kv_borrowing",),
     "cloudmatrix384": ("experts",),
 }
-STARTS_ONLY_WITH = {"expert-offload": "leaves no room", "cloudmatrix384": "a divisor of 256"}
+STARTS_ONLY_WITH = {"infinite-llm": "at most", "expert-offload": "leaves no room", "cloudmatrix384": "a divisor of 256"}
 
 
 def without(data: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
