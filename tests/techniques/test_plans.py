@@ -12,7 +12,12 @@ from servecast.configs.strict import read_mapping
 
 FOLDER = Path(servecast.__file__).parent / "configs" / "plans" / "techniques"
 KEYS = ("techniques", "quantization", "kv_cache_dtype")  # of a pool: what a plan's technique consists of
-PLANS = [path for path in sorted(FOLDER.glob("*.yaml")) if any(key in path.read_text() for key in KEYS)]
+ELSEWHERE = {"cloudmatrix384"}  # in test_place_plans: ranks in lockstep, which the oracle does not walk
+PLANS = [
+    path
+    for path in sorted(FOLDER.glob("*.yaml"))
+    if path.stem not in ELSEWHERE and any(key in path.read_text() for key in KEYS)
+]
 
 
 def test_there_are_plans() -> None:
