@@ -71,8 +71,7 @@ class Rank:
         self.queue = queue
         self.waiting = make_queue(queue, self)
         self._live = live(queue)
-        self.fifo = queue.fifo
-        self.queue_key = queue.key
+        self.fifo, self.queue_key = queue.fifo, queue.key
         self.idle = [self._cohort()]  # the decodes that are not in flight
         self.prefills: list[Request] = []  # incomplete prompts that are not in flight, in list order
         self.swapped: list[Request] = []

@@ -10,8 +10,8 @@ from ..configs.plan import Plan
 from ..configs.topology import Disaggregation
 from ..costmodels.shapes import model_kv_shape
 from ..traces.streams import Stream
-from .borrowing import Borrowing
 from ..traces.table import RequestTable
+from .borrowing import Borrowing
 from .cluster import Cluster
 from .core import Rebalancer, ReplicaView, Router
 from .deploy import Deployment
