@@ -109,9 +109,13 @@ def table(results: list[dict[str, Any]]) -> str:
         rows = [result] + [{**row, "name": f"  {row['assignment']}"} for row in result.get("restricted", ())]
         for row in rows:
             figures = (
-                f"{row['value']:>14,.4f}{row['bound']:>14,.4f}{row['gap']:>9.2%}{row['seconds']:>9.2f}"
+                f"{row['value']:>14,.4f}{row['bound']:>14,.4f}{_percent(row['gap'])}{row['seconds']:>9.2f}"
                 if "value" in row
                 else " " * 46
             )
             lines.append(f"{row['name']:<36}{figures}  {row['status']}")
     return "\n".join(lines)
+
+
+def _percent(gap: float | None) -> str:
+    return f"{'none':>9}" if gap is None else f"{gap:>9.2%}"

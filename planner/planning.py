@@ -23,7 +23,7 @@ from .goodput import goodput_fleets
 from .intervals import intervals
 from .inventory import Inventory
 from .judge import Judge
-from .market import Market
+from .market import Known, Market
 from .pareto import pareto_front
 from .planfile import plan_of
 from .points import Capacity
@@ -150,10 +150,15 @@ def _point(market: Market, name: str) -> dict[str, Any]:
         "kv_tokens": known.candidate.kv_tokens,
         "most_replicas": known.candidate.most,
         "requests_per_s_at_best_by_bucket": known.rates,
-        "smooth_requests_per_s": dataclasses.asdict(known.smooth) if known.smooth else None,
+        "smooth_requests_per_s": _smooth(known) if known.probes else None,
         "share_in_pool": dataclasses.asdict(known.pooled) if known.pooled else None,
         "replicas_alone": {n: verdict.met for n, verdict in sorted(known.alone.items())},
     }
+
+
+def _smooth(known: Known) -> dict[str, float]:
+    point = known.smooth
+    return {"low": point.low, "high": point.high, "good": point.good}
 
 
 def _baselines(market: Market) -> list[dict[str, Any]]:

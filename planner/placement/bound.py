@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 from scipy.optimize import linprog
@@ -22,6 +23,7 @@ from .instance import Instance
 
 TOLERANCE = 1e-9  # relative, of flows
 _MAX_COLUMNS = 400
+_BREATH = 4096  # steps between two looks at the clock
 
 
 @dataclass(frozen=True)
@@ -45,22 +47,30 @@ def cover_bound(instance: Instance, low: float, deadline: float, close: float = 
     deadline : of `time.monotonic`; past it, and within `close` (relative), the bound is valid but not sharper.
     """
     high = work_bound(instance)
-    if low and not coverable(instance, low * (1 + TOLERANCE)):
+    if low and not coverable(instance, low * (1 + TOLERANCE), deadline):
         return low
     while high - low > close * high and time.monotonic() < deadline:
         middle = (low + high) / 2
-        if coverable(instance, middle):
+        if coverable(instance, middle, deadline):
             low = middle
         else:
             high = middle
     return high
 
 
-def coverable(instance: Instance, flow: float) -> bool:
-    """Whether the nodes suffice, in the linear relaxation, to cover every layer at `flow` tokens/s."""
+def coverable(instance: Instance, flow: float, deadline: float = inf) -> bool:
+    """Whether the nodes suffice, in the linear relaxation, to cover every layer at `flow` tokens/s; yes at `deadline`,
+    since a bound may only be lowered on proof."""
+    try:
+        return _coverable(instance, flow, deadline)
+    except TimeoutError:
+        return True
+
+
+def _coverable(instance: Instance, flow: float, deadline: float) -> bool:
     items = _items(instance, flow)
     counts = np.array([kind.count for kind in instance.node_types], float)
-    cover = _cheapest_cover(items, counts, [1 / item.layers for item in items], flow)
+    cover = _cheapest_cover(items, counts, [1 / item.layers for item in items], flow, deadline)
     if cover is None:
         return False
     columns: list[np.ndarray] = []
@@ -71,14 +81,14 @@ def coverable(instance: Instance, flow: float) -> bool:
             return True
         prices = np.maximum(-master.ineqlin.marginals, 1e-12)
         worth = [prices[item.kind] / item.layers for item in items]
-        cover = _cheapest_cover(items, counts, worth, flow)
+        cover = _cheapest_cover(items, counts, worth, flow, deadline)
         assert cover is not None
         cheapest = sum(worth[i] for i in cover)
         if prices @ counts / cheapest < instance.layers * (1 - 1e-9):  # these prices are a proof
             return False
         if cheapest >= 1 - 1e-9:
             return bool(-master.fun >= instance.layers * (1 - 1e-9))
-    return True  # undecided: a bound may only be lowered on proof
+    return True  # undecided
 
 
 def _items(instance: Instance, flow: float) -> list[_Item]:
@@ -101,10 +111,13 @@ def _spent(items: list[_Item], cover: list[int], kinds: int) -> np.ndarray:
     return spent
 
 
-def _cheapest_cover(items: list[_Item], counts: np.ndarray, worth: list[float], flow: float) -> list[int] | None:
+def _cheapest_cover(
+    items: list[_Item], counts: np.ndarray, worth: list[float], flow: float, deadline: float
+) -> list[int] | None:
     """Indices of items, with repetition, of least total `worth` that are together as fast as `flow`.
 
-    Depth-first branch and bound, best worth by rate first. None where all nodes together are too slow.
+    Depth-first branch and bound, best worth by rate first. None where all nodes together are too slow. Raises
+    TimeoutError at `deadline`.
     """
     order = sorted(range(len(items)), key=lambda i: worth[i] / items[i].rate)
     rates, kinds = [items[i].rate for i in order], [items[i].kind for i in order]
@@ -112,9 +125,13 @@ def _cheapest_cover(items: list[_Item], counts: np.ndarray, worth: list[float], 
     left = counts.tolist()
     best, chosen = float("inf"), None
     taken: list[int] = []
+    steps = 0
 
     def search(at: int, missing: float, spent: float) -> None:
-        nonlocal best, chosen
+        nonlocal best, chosen, steps
+        steps += 1
+        if steps % _BREATH == 0 and time.monotonic() > deadline:
+            raise TimeoutError
         if missing <= flow * 1e-12:
             if spent < best:
                 best, chosen = spent, taken.copy()

@@ -13,6 +13,7 @@ from ...errors import InputError
 from ...traces.streams import Stream
 from ..milp import relative_gap
 from .bound import TOLERANCE, cover_bound
+from .chains import parallel_chains
 from .exact import link_bound, solve_exactly, worth_solving
 from .flow import IDLE, Range, largest_flow
 from .instance import Instance
@@ -20,6 +21,7 @@ from .local import LocalSearch
 from .regions import RegionPlanner, find_regions, single_file
 
 _MOST_REGIONS = 4
+_MOST_NODES = 64  # whose links a linear program may look at one by one
 _FIRST = 0.9  # share of the bound that is tried first
 _CLOSE = 1e-5  # relative difference of flows at which bisection ends
 
@@ -36,8 +38,9 @@ class Placed:
     links: dict[tuple[int, int], float]
 
     @property
-    def gap(self) -> float:
-        return relative_gap(self.value, self.bound)
+    def gap(self) -> float | None:
+        """None where nothing flows, and something might."""
+        return relative_gap(self.value, self.bound) if self.value or not self.bound else None
 
 
 def place(instance: Instance, time_limit: float = 4.0, seed: int = 0) -> Placed:
@@ -75,11 +78,14 @@ class _Search:
     def run(self) -> Placed:
         self._bound = cover_bound(self._instance, 0.0, self._at(0.25), close=1e-4)
         self._offer(single_file(self._instance))
+        if self._instance.links_bind:
+            self._offer(parallel_chains(self._instance, self._at(0.35)))
         small = worth_solving(self._instance)
         self._bisect(range(self._instance.nodes), self._at(0.1 if small else 0.5))
         if self._instance.links_bind:
             self._combine_regions(self._at(0.2 if small else 0.6))
-            self._bound = link_bound(self._instance, self._bound, self._at(0.8) - time.monotonic())
+            if self._instance.nodes <= _MOST_NODES:
+                self._bound = link_bound(self._instance, self._bound, self._at(0.8) - time.monotonic())
         self._prove(self._at(0.8))
         if small and not self._done():
             self._solve_exactly(self._at(0.8))
