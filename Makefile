@@ -13,6 +13,7 @@
 #   make gpu      on a machine with a GPU: kernel tests, benchmarks, profiles, closed loop; 10 minutes, run it again
 #   make gpu-wheels    what that needs beside torch and triton, where the machine has no network: into out/wheels
 #   make notebooks    run every notebook from a clean kernel (some minutes)
+#   make goldens  accept what every policy does now (tests/goldens), after a change that is meant
 #   make docs     write docs/policies, a page a policy, out of the registry
 #   make clean    remove what make made
 
@@ -29,7 +30,7 @@ ifneq ($(wildcard ../shared/data/.),)
 export SERVECAST_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: help demo test lint notebooks docs bench bench-scale validate parity studies gpu gpu-wheels clean
+.PHONY: help demo test lint notebooks docs goldens bench bench-scale validate parity studies gpu gpu-wheels clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -50,6 +51,9 @@ lint: $(VENV)/test
 
 notebooks: $(VENV)/notebook
 	$(BIN)/python notebooks/run.py
+
+goldens: $(VENV)/core
+	$(BIN)/servecast slo accept tests/goldens/slos.yaml
 
 docs: $(VENV)/core
 	$(BIN)/servecast policies --write docs/policies

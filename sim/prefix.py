@@ -137,7 +137,7 @@ class PrefixPool(BlockPool):
         holding = self._holding(request)
         if holding is None:
             return 0, 0
-        lost = self._lost(taken) if taken else {}
+        lost = self._lost(taken, promised) if taken else {}
         found = idle = 0
         for i, key in enumerate(holding.keys):
             run = self._index.get(key)
@@ -155,12 +155,14 @@ class PrefixPool(BlockPool):
                 found, idle = found + own, idle + own
         return min(found, (request.target - 1) // self._block_size), idle
 
-    def _lost(self, taken: int) -> dict[Run, int]:
-        """Blocks by run that handing out `taken` would forget."""
+    def _lost(self, taken: int, promised: dict[int, int]) -> dict[Run, int]:
+        """Blocks by run that handing out `taken` would forget; what others hold by then, as `promised`, stays."""
         lost: dict[Run, int] = {}
         for run in self._idle:
             if taken <= 0:
                 break
+            if run.key in promised:
+                continue
             lost[run] = min(run.cached, taken)
             taken -= run.cached
         return lost

@@ -15,7 +15,7 @@ from ...errors import InputError
 from ...planner.fingerprint import digest
 from ...sim.deploy import Deployment
 from ...sim.report import package_version
-from ...sim.write import write_json
+from ...sim.write import write_bytes
 from .cases import Case
 from .figures import Measured
 
@@ -73,8 +73,10 @@ def baseline_of(case: Case, measured: Measured, cost_model: str) -> Baseline:
 
 def write_baseline(baseline: Baseline, path: Path) -> None:
     """As JSON, one figure a line: a diff is read like code."""
-    data = {**vars(baseline), "figures": {name: list(values) for name, values in baseline.figures.items()}}
-    write_json({**data, "seeds": list(baseline.seeds)}, path)
+    head = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in vars(baseline).items() if name != "figures"]
+    figures = [f"  {json.dumps(name)}: {json.dumps(values)}" for name, values in baseline.figures.items()]
+    text = ",\n".join([*head, ' "figures": {\n' + ",\n".join(figures) + "\n }"])
+    write_bytes(f"{{\n{text}\n}}\n".encode(), path)
 
 
 def read_baseline(path: Path) -> Baseline | None:
