@@ -29,6 +29,7 @@ class Request:
     adapter = -1  # number of its LoRA adapter, -1 = none
     served = 0  # ticks that its program had run when it was sent,
     waited = 0  # and queued
+    path = 0  # and the longest chain of its requests had run
     kept = False  # its program's KV cache was pinned where it was sent
     loading = 0  # ticks that its KV cache took to come from below the device
     queued = -1  # when the engine took it in: the first iteration boundary after `arrival`

@@ -8,12 +8,13 @@ class Program:
 
     arrival : of its first request. due : when all of it is to be done, -1 = never.
     turns, waited, served : finished requests, the ticks they queued, and the ticks they ran.
+    path : ticks of the longest chain of finished requests, each sent after the one before had finished.
     """
 
-    __slots__ = ("arrival", "due", "id", "served", "turns", "waited")
+    __slots__ = ("arrival", "due", "id", "path", "served", "turns", "waited")
 
     def __init__(self, id_: int, arrival: int, due: int = -1) -> None:
         self.id = id_
         self.arrival = arrival
         self.due = due
-        self.turns = self.waited = self.served = 0
+        self.turns = self.waited = self.served = self.path = 0

@@ -57,7 +57,7 @@ class ProgramClients:
             now = self.env.now
             program = self._programs[session] = Program(session, now, now + due if due >= 0 else -1)
         request.program = program
-        request.served, request.waited = program.served, program.waited
+        request.served, request.waited, request.path = program.served, program.waited, program.path
 
     def _send(self, row: int, _: Event) -> None:
         self.cluster.submit(row)
@@ -68,7 +68,9 @@ class ProgramClients:
         if end == End.FINISHED:
             program.turns += 1
             program.waited += request.queueing
-            program.served += request.prefill + request.decode + request.interference + request.host
+            own = request.prefill + request.decode + request.interference + request.host
+            program.served += own
+            program.path = max(program.path, request.path + own)
             for child in self._children[request.row]:
                 if self._left[child] > 0:
                     self._left[child] -= 1

@@ -33,8 +33,20 @@ class Plas:
 
     def key(self, request: Request) -> tuple[float, ...]:
         """(the preempted first, level, arrival)."""
-        quanta = request.served / (self.quantum * TICKS_PER_SECOND)
+        quanta = self._attained(request) / (self.quantum * TICKS_PER_SECOND)
         level = min(self.levels - 1, int(quanta).bit_length())
         if request.waited >= self.beta * request.served > 0:
             level = 0
         return (not request.preemptions, level, request.arrival)
+
+    def _attained(self, request: Request) -> int:
+        return request.served
+
+
+@dataclass
+class Atlas(Plas):
+    """Autellix's ATLAS, for programs whose calls run side by side: the longest chain of finished calls counts, not
+    their sum, so that branches do not make each other late."""
+
+    def _attained(self, request: Request) -> int:
+        return request.path

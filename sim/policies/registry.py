@@ -31,6 +31,7 @@ BUILT_IN = {
         "sjf": "sjf:Sjf",
         "program_fcfs": "program_fcfs:ProgramFcfs",
         "plas": "plas:Plas",
+        "atlas": "plas:Atlas",
         "vtc": "vtc:Vtc",
         "adapter_clusters": "adapter_clusters:AdapterClusters",
         "longest_prefix": "longest_prefix:LongestPrefix",

@@ -455,7 +455,7 @@ def test_no_policy_asks_for_more_than_there_is(name, parameters):
             assert view.running + len(step.admit) + len(step.resume) <= view.limits.max_num_seqs
         tokens = sum(n for _, n, *_ in [*step.chunks, *step.admit])
         assert all(n > 0 for _, n, *_ in [*step.chunks, *step.admit])
-        if name != "orca":
+        if name not in ("orca", "splitwise"):  # whose first prompt may be longer
             assert tokens <= view.limits.max_num_batched_tokens
 
 
