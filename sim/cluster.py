@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..traces.table import RequestTable
 from .core import ReplicaView, Request, Router
@@ -25,13 +26,18 @@ class TraceColumns:
     """What the cluster reads of a trace, row by row, in the form that is fastest for that."""
 
     def __init__(self, table: RequestTable) -> None:
-        self.prompts = np.ascontiguousarray(table.prompt_tokens).data
-        self.outputs = np.ascontiguousarray(table.output_tokens).data
-        self.priority = table.priority.tolist() if table.priority is not None else None
-        self.tenant = table.tenant.codes.tolist() if table.tenant is not None else None
-        self.model = table.model.codes.tolist() if table.model is not None else None
+        self.prompts = _cells(table.prompt_tokens)
+        self.outputs = _cells(table.output_tokens)
+        self.priority = _cells(table.priority) if table.priority is not None else None
+        self.tenant = _cells(table.tenant.codes) if table.tenant is not None else None
+        self.model = _cells(table.model.codes) if table.model is not None else None
         self.adapter: list[int] | None = None
-        self.session = table.session.codes.tolist() if table.session is not None else None
+        self.session = _cells(table.session.codes) if table.session is not None else None
+
+
+def _cells(column: NDArray) -> memoryview:
+    """A column whose cells are Python's numbers when they are asked for: no list of them in memory."""
+    return np.ascontiguousarray(column).data
 
 
 class Cluster:

@@ -59,7 +59,7 @@ LEAP_COLUMNS = {
 
 GAP_COLUMNS = {"gap": TICKS, "count": SMALL}
 
-_BUFFER = 1 << 14  # rows collected before they are packed into columns
+_BUFFER = 1 << 11  # rows collected before they are packed into columns; as tuples they take half a kilobyte each
 
 
 class Table:
