@@ -50,6 +50,8 @@ class KVCompression:
         check(self.bits is None or 1 <= self.bits <= 16, "bits", self.bits, "1 to 16 bits")
         least = self.recent + 1
         check(self.budget is None or self.budget >= least, "budget", self.budget, f"more than recent: {least} or more")
+        stays = self.tier == "device" or self.recent or self.index_bytes
+        check(bool(stays), "tier", self.tier, "device, or recent or index_bytes above 0: something stays on the device")
 
     @property
     def drops(self) -> bool:

@@ -11,6 +11,7 @@ from ..configs.device import HardwareCard
 from ..configs.model import ModelCard, Parallelism
 from ..configs.speculation import Draft, Speculation
 from ..configs.techniques import Techniques
+from ..errors import InputError
 from .base import Chunk
 from .choice import ROOFLINE, cost_model
 from .composed import ComposedCost
@@ -87,8 +88,12 @@ def make_drafter(
 
     Raises InputError for a model that is not known, or does not fit.
     """
+    card = _card(draft, target)
+    if card.vocab_size != target.vocab_size:
+        found = f"{draft.model} with a vocabulary of {card.vocab_size}, and {target.name} has {target.vocab_size}"
+        raise InputError("techniques.speculation.draft.model", found, "a model with the target's tokens")
     cost = cost_model(
-        ROOFLINE if draft.model else source, _card(draft, target), hardware, _parallel(draft, parallel),
+        ROOFLINE if draft.model else source, card, hardware, _parallel(draft, parallel),
         kv_cache_dtype=kv_cache_dtype, host=HostOverhead(), launch=launch.kernels_alone(),
         techniques=Techniques(kv=draft.compression),
     )  # fmt: skip

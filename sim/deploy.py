@@ -154,14 +154,15 @@ def _caches_prefixes(deployment: Deployment) -> bool:
     if wanted and not able:
         raise InputError(where, "true, with a batch policy that does not look prefixes up", "false, or batch: vllm_v1")
     shape, rule = deployment.capacity.shape, pool.techniques.compression
-    if wanted and (shape.windows or shape.state_bytes):
+    fixed = bool(shape.windows or shape.state_bytes or not shape.token_bytes)
+    if wanted and fixed:
         found = f"true, and {deployment.model.name} has layers whose KV does not grow with the context"
         raise InputError(where, found, "false: such layers' blocks are not cached here")
     if wanted and rule and rule.drops:
         found = f"true, and {rule.name} drops tokens that only this query does not need"
         raise InputError(where, found, "false: the next query on the same prefix must prefill it again")
     if wanted is None:
-        keeps = not (shape.windows or shape.state_bytes or (rule and rule.drops))
+        keeps = not (fixed or (rule and rule.drops))
         return deployment.preset.enable_prefix_caching and able and keeps
     return wanted
 
@@ -360,7 +361,7 @@ def _block_size(pool: Pool, model: ModelCard, limits: Limits) -> int:
 def _capped(limits: Limits, pool: Pool, capacity: KVCapacity, where: str) -> Limits:
     """The limits of requests of which the cache keeps so many tokens at most, where a technique says so."""
     rule = pool.techniques.compression
-    if rule and sum(rule.kept(limits.max_model_len)) < limits.block_size:
+    if rule and capacity.shape.token_bytes and sum(rule.kept(limits.max_model_len)) < limits.block_size:
         found = f"{rule.name}, which keeps {sum(rule.kept(limits.max_model_len)):g} tokens of {limits.max_model_len}"
         raise InputError(where, found, f"at least a KV block of {limits.block_size} tokens")
     outgrown = capacity.shape.outgrown

@@ -166,6 +166,16 @@ def test_a2ats_fetches_over_the_link_of_the_host() -> None:
     assert step(using("a2ats"), 8, 40_000) - step(using("a2ats"), 8, 20_000) < 0.1 * seconds * 2**36
 
 
+def test_everything_but_the_latest_tokens_on_the_host(bench) -> None:
+    """Without an index on the device a request's memory there is its latest tokens, whatever its length."""
+    plan = bench.one_pool({"techniques": {"kv": {"recent": 64, "tier": "host"}}, "enable_prefix_caching": False})
+    (deployment,) = deploy(plan)
+    limits = deployment.limits
+    assert limits.blocks(10) == limits.blocks(8000) == 1
+    assert deployment.capacity.num_blocks == deployment.capacity.kv_bytes // (64 * 2 * 32 * 8 * 128 * 2)
+    bench.same(plan, bench.workload(n=15))
+
+
 def test_prompts_attend_to_less() -> None:
     """DHSA and MoA shorten prefill attention by their density; products with weights stay."""
     for name in ("dhsa", "moa"):
@@ -214,6 +224,7 @@ def test_what_drops_tokens_prefills_again(name: str, bench) -> None:
         ({"budget": 8}, "at least a KV block of 16 tokens"),
         ({"keep": 0.001}, "at least a KV block of 16 tokens"),
         ({"tier": "disk"}, "one of device, host"),
+        ({"tier": "host"}, "something stays on the device"),
         ({"kept": 0.5}, "did you mean 'keep'"),
     ],
 )

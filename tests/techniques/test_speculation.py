@@ -325,6 +325,7 @@ def test_groups_of_equal_length_need_less_aligning(bench) -> None:
         ({"tokens": 2}, r"acceptance: missing"),
         ({"tokens": 2, "acceptance": 0.5, "draft": {}}, "faster than the target"),
         ({"tokens": 2, "acceptance": 0.5, "draft": {"model": "llama-69m"}}, "did you mean 'llama-68m'"),
+        ({"tokens": 2, "acceptance": 0.5, "draft": {"model": "llama-68m"}}, "a model with the target's tokens"),
         ({"tokens": 2, "acceptance": 0.5, "ragged": "aligned"}, "one of paged, realign, group"),
     ],
 )
