@@ -210,6 +210,10 @@ def _deploy(plan: Plan, pool: Pool, where: str) -> Deployment:
     except InputError as error:
         raise error.at(where) from None
     sized = _sized(plan, pool, where, preset, model, hardware, limits, capacity, cost)
+    group = getattr(sized.batch_policy().kv, "group", 1)
+    if group > 1 and sized.host_blocks:
+        block = capacity.shape.token_bytes * capacity.block_size
+        sized = dataclasses.replace(sized, swap_ticks=ticks(swap_seconds(group * block, hardware) / group))
     shared = _shared(plan, sized) if pool.streams else None
     return dataclasses.replace(sized, drafter=drafter, shared=shared)
 

@@ -179,6 +179,24 @@ def test_changing_priorities_cost_context_switches(lab):
     assert switches(5) > 1.5 * switches(25) > 0
 
 
+def test_groups_of_blocks_make_context_switches_cheaper():
+    """FastSwitch: a block of 16 tokens is 2 MB, 83 us over PCIe 4.0 and 10 us to begin with; groups save the latter."""
+    pools = [{
+        "name": "p", "hardware": "a10", "max_model_len": 2048, "num_gpu_blocks_override": 160, "swap_space": 20,
+        "batch": "preemptive", "queue": {"name": "drawn_priority", "period": 10},
+    }]  # fmt: skip
+    stalls = []
+    for group in (1, 16):
+        pools[0]["kv"] = {"name": "swap", "group": group}
+        made = plan_from({"model": "llama-3-8b", "engine": "vllm-0.12", "pools": pools})
+        rows = run(two_clients(80, (40.0, 40.0)), made)
+        stalls.append((rows.deployments[0].swap_ticks, rows.duration, rows.engines[0].preemptions))
+    (each, slow, often), (grouped, fast, _) = stalls
+    assert often > 10 and fast < slow
+    host = rows.deployments[0].hardware.host
+    assert (each - grouped) / 2**36 == pytest.approx(host.latency * 15 / 16, rel=1e-3)
+
+
 def test_bad_parameters_are_refused():
     from servecast.sim.policies.registry import make_policy
 
@@ -188,6 +206,7 @@ def test_bad_parameters_are_refused():
         ("queue", "longest_prefix", {"longest_queue": 0}, "at least 1"),
         ("queue", "drawn_priority", {"period": 0}, "at least 1"),
         ("batch", "preemptive", {"patience": -1}, "0 or more"),
+        ("kv", "swap", {"group": 0}, "at least 1 block"),
         ("batch", "niyama", {"tbt": []}, "one or more"),
         ("batch", "niyama", {"margin": 0.5}, "at least 1"),
     ):
