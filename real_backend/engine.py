@@ -116,10 +116,10 @@ class RealEngine(ListEngine):
 
     # -- where requests come and go ------------------------------------------------------------------------------
 
-    def release(self, request: Request, preempted: bool = False) -> None:
-        """Take the blocks back."""
-        super().release(request, preempted)
-        if not preempted:
+    def finish(self, flight: SimpleNamespace) -> None:
+        """Let those go whose last token has come."""
+        super().finish(flight)
+        for request in flight.done:
             self._forget(request)
 
     def preempt(self, request: Request) -> None:
