@@ -22,6 +22,13 @@ from .engine import RealEngine
 from .graphs import DecodeGraphs
 from .model import KV_DTYPES, Model
 
+# What the simulator models and the real engine has no means for.
+_UNSERVED = (
+    "disaggregation", "rebalancer", "retention", "tiers", "scaling", "adapters", "semantic_cache", "kv_borrowing",
+    "faults",
+)  # fmt: skip
+_UNSERVED_IN_POOLS = ("prepend_tokens", "attention_workers", "experts", "streams", "techniques")
+
 
 class Server:
     """A plan's model on a device, ready to serve traces.
@@ -111,8 +118,10 @@ def only_deployment(plan: Plan) -> Deployment:
     kv_cache_dtype = deployments[0].pool.kv_cache_dtype
     if kv_cache_dtype not in ("auto", *KV_DTYPES):
         raise InputError("pools[0].kv_cache_dtype", kv_cache_dtype, "auto or fp8, for the real engine")
-    if deployments[0].pool.techniques != Techniques():
-        raise InputError("pools[0].techniques", "given", "none, for the real engine")
+    for where, owner, names in (("", plan, _UNSERVED), ("pools[0].", deployments[0].pool, _UNSERVED_IN_POOLS)):
+        for name in names:
+            if getattr(owner, name) not in (None, 0, (), Techniques()):
+                raise InputError(where + name, "given", "none, for the real engine")
     return deployments[0]
 
 

@@ -307,6 +307,7 @@ def test_what_the_engine_cannot_run_is_refused(plan_for):
         ({"replicas": 2}, "pools: 2 accelerators; expected a plan of one replica"),
         ({"kv_cache_dtype": "int8"}, "kv_cache_dtype: int8; expected auto or fp8"),
         ({"techniques": {"padded_prefill": True}}, "techniques: given; expected none"),
+        ({"prepend_tokens": 5}, "prepend_tokens: given; expected none"),
     ):
         with pytest.raises(InputError, match=found):
             Server(plan_for(**changes), "cpu")
