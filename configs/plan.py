@@ -220,6 +220,7 @@ class Plan:
     admission: PolicyChoice | None = None
     retention: PolicyChoice | None = None
     tiers: Tiers | None = None
+    reuse: PolicyChoice | None = None
     scaling: tuple[Scaling, ...] = ()
     adapters: Adapters | None = None
     semantic_cache: SemanticCache | None = None
@@ -251,6 +252,7 @@ class Plan:
                 "admission",
                 "retention",
                 "tiers",
+                "reuse",
                 "scaling",
                 "faults",
                 "adapters",

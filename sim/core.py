@@ -30,7 +30,10 @@ class Request:
     served = 0  # ticks that its program had run when it was sent,
     waited = 0  # and queued
     path = 0  # and the longest chain of its requests had run
+    due = -1  # when this call is to be done for its program to keep its deadline, -1 = never
+    expected = 0.0  # mean output tokens of its kind, where the trace has programs
     kept = False  # its program's KV cache was pinned where it was sent
+    reused = 0  # prompt tokens beyond the prefix cache that need not be computed
     loading = 0  # ticks that its KV cache took to come from below the device
     queued = -1  # when the engine took it in: the first iteration boundary after `arrival`
     scheduled = -1  # when it first ran

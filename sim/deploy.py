@@ -35,6 +35,7 @@ from .kv import BlockPool
 from .policies.registry import make_policy
 from .prefix import PrefixPool
 from .retention import check_retention
+from .reuse import ReusePool
 from .roles import check_roles
 
 
@@ -45,7 +46,7 @@ class Deployment:
     capacity : the memory arithmetic, also where `num_gpu_blocks_override` replaces its result.
     blocks, host_blocks : KV blocks of one engine on the device, less what it reserves, and in the host's swap space.
     swap_ticks : to move one block between them.
-    prefix_caching : whether freed KV blocks can be found again.
+    prefix_caching : whether freed KV blocks can be found again. reuses : whether chunks are, wherever they stand.
     shared : times of two streams, where the pool has them.
     drafter : what drafts, where tokens are speculated on and that takes time.
     usd_per_hour : of the whole pool, None where no price is known.
@@ -65,6 +66,7 @@ class Deployment:
     prefix_caching: bool
     usd_per_hour: float | None
     where: str
+    reuses: bool = False
     lora: LoraCost | None = None
     adapter_blocks: tuple[int, ...] = ()
     drafter: Drafter | None = None
@@ -96,7 +98,8 @@ class Deployment:
             return BlockPool(self.blocks)
         worth = None if policy.by_age else Eviction(policy, self.cost).worth
         try:
-            return PrefixPool(self.blocks, self.limits.block_size, prefixes, worth)
+            kind = ReusePool if self.reuses else PrefixPool
+            return kind(self.blocks, self.limits.block_size, prefixes, worth)
         except InputError as error:
             raise error.at(self.where) from None
 
@@ -132,7 +135,9 @@ def deploy(plan: Plan) -> list[Deployment]:
         if plan.adapters:
             deployments.append(with_adapters(deployment, plan.adapters))
             continue
-        deployments.append(dataclasses.replace(deployment, prefix_caching=_caches_prefixes(deployment)))
+        deployments.append(
+            dataclasses.replace(deployment, prefix_caching=_caches_prefixes(deployment), reuses=plan.reuse is not None)
+        )
     make_router(plan)
     check_roles(plan, deployments)
     check_dynamics(plan, deployments)

@@ -20,6 +20,7 @@ from .program import Program
 from .records import End
 
 if TYPE_CHECKING:
+    from .reuse import Reuse
     from .tiers import Loader
 
 
@@ -103,7 +104,7 @@ class Pins:
     def __init__(self, engine: Any) -> None:
         self.engine, self.rank = engine, engine.rank
         self.retention: Retention | None = None
-        self.loader: Loader | None = None
+        self.loader: Loader | Reuse | None = None
         self._pins: dict[int, Pin] = {}
 
     def holds(self, program: Program) -> bool:
@@ -157,6 +158,14 @@ class Pins:
             self.release(request.program.id)
             if not had and request.program.turns and not request.preemptions:
                 self.retention.policy.observe_wait(seconds(request.queueing))
+
+    def put_back(self, request: Request) -> None:
+        """Somebody who was away for a load stands at the head of the queue again."""
+        push = getattr(self.rank.waiting, "push_front", None)
+        if push:
+            push(request)
+        else:
+            self.rank.enqueue(request, at_head=True)
 
     def release(self, key: int) -> None:
         """Let go of a program's or a request's blocks; they stay in the prefix cache."""

@@ -9,6 +9,7 @@ from simpy.events import Event
 
 from ..costmodels.base import ticks
 from ..traces.table import RequestTable
+from ..traces.workflow import expected_output, share_of_work
 from .clients import as_ticks
 from .cluster import Cluster
 from .core import Request
@@ -35,6 +36,7 @@ class ProgramClients:
         self._roots = [row for row, left in enumerate(self._left) if not left][::-1]  # a stack, the next one on top
         self._session = session.codes.tolist()
         self._due = [ticks(due) if due < np.inf else -1 for due in programs.deadline.tolist()]
+        self._expected, self._share = expected_output(table).tolist(), share_of_work(table).tolist()
         self._programs: dict[int, Program] = {}
         cluster.enrol = self._enrol
         cluster.on_end.append(self._ended)
@@ -58,6 +60,10 @@ class ProgramClients:
             program = self._programs[session] = Program(session, now, now + due if due >= 0 else -1)
         request.program = program
         request.served, request.waited, request.path = program.served, program.waited, program.path
+        request.expected = self._expected[request.row]
+        if program.due >= 0:
+            now = self.env.now
+            request.due = now + max(0, int((program.due - now) * self._share[request.row]))
 
     def _send(self, row: int, _: Event) -> None:
         self.cluster.submit(row)

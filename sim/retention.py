@@ -11,6 +11,7 @@ from ..errors import InputError
 from ..traces.table import RequestTable
 from .pins import RetentionPolicy
 from .policies.registry import make_policy
+from .reuse import ReusePolicy
 from .roles import disaggregated
 from .tiers import LoadPolicy
 
@@ -34,11 +35,20 @@ def make_load(plan: Plan) -> LoadPolicy | None:
     return made
 
 
+def make_reuse(plan: Plan) -> ReusePolicy | None:
+    """The reuse policy, if the plan has one."""
+    if plan.reuse is None:
+        return None
+    made: ReusePolicy = make_policy("reuse", *policy_name(plan.reuse, "reuse"), "reuse")
+    return made
+
+
 def check_retention(plan: Plan, deployments: Sequence[Deployment]) -> None:
     """Refuse what could not keep anything. Raises `InputError` with the key."""
     make_retention(plan)
     make_load(plan)
-    for key in ("retention", "tiers"):
+    make_reuse(plan)
+    for key in ("retention", "tiers", "reuse"):
         if getattr(plan, key) is None:
             continue
         if disaggregated(plan):
@@ -47,12 +57,19 @@ def check_retention(plan: Plan, deployments: Sequence[Deployment]) -> None:
             if not d.prefix_caching:
                 found = f"off, with {key}: the next request finds its context in the prefix cache"
                 raise InputError(f"{d.where}.enable_prefix_caching", found, "true")
+    if plan.tiers and plan.reuse:
+        raise InputError("reuse", "given with tiers", "one of the two")
+    if plan.reuse and plan.faults:
+        raise InputError("reuse", "given with faults", "one of the two: what a crash does to loads is not modelled")
     if plan.tiers and plan.faults:
         raise InputError("tiers", "given with faults", "one of the two: what a crash does to transfers is not modelled")
 
 
 def check_programs(plan: Plan, table: RequestTable) -> None:
-    """Refuse a trace without anything to keep."""
+    """Refuse a trace without anything to keep, or to reuse."""
+    if plan.reuse is not None and table.chunks is None:
+        found = f"given, and {table.source.name} does not say what its prompts are made of"
+        raise InputError("reuse", found, "a trace with chunks, such as RAGPulse")
     if plan.retention is None:
         return
     if table.programs is None:

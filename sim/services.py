@@ -24,7 +24,8 @@ from .links import Network
 from .migration import Migrator, Rebalancing
 from .pins import Pins, Retention, RetentionPolicy
 from .replica import Replica
-from .retention import check_programs, make_load, make_retention
+from .retention import check_programs, make_load, make_retention, make_reuse
+from .reuse import Reuse
 from .roles import disaggregated, make_admission, make_decode_router, make_rebalancer
 from .scaling import Scaler
 from .sites import Sites
@@ -35,7 +36,7 @@ def wanted(plan: Plan) -> bool:
     """Whether a plan needs any of this."""
     return bool(
         disaggregated(plan) or plan.rebalancer or plan.admission or plan.scaling or plan.faults or plan.retention
-        or plan.tiers or plan.kv_borrowing
+        or plan.tiers or plan.kv_borrowing or plan.reuse
     )  # fmt: skip
 
 
@@ -61,13 +62,15 @@ class Services:
         self.handoff = self._handoff(router) if disaggregated(plan) else None
         rebalancer = make_rebalancer(plan)
         self.migrator = self._migrator(rebalancer) if rebalancer else None
-        if plan.retention or plan.tiers:
+        if plan.retention or plan.tiers or plan.reuse:
             for replica in replicas:
                 for engine in replica.domains:
                     engine.rank.pins = Pins(engine)
         self.borrowing = self._borrowing(plan.kv_borrowing) if plan.kv_borrowing else []
         self.scalers = [self._scaler(i) for i in range(len(plan.scaling))]
+        check_programs(plan, table)
         self.loader = self._loader() if plan.tiers else None
+        self.reuse = self._reuse(table) if plan.reuse else None
         retention = make_retention(plan)
         self.retention = self._retention(retention, table) if retention else None
         self.faults = self._faults() if plan.faults or plan.scaling else None
@@ -129,8 +132,24 @@ class Services:
             pins.loader = loader
         return loader
 
+    def _reuse(self, table: RequestTable) -> Reuse:
+        policy = make_reuse(self._plan)
+        assert policy is not None and table.chunks is not None
+        begin = getattr(policy, "begin", None)
+        if begin:
+            begin(Stream(self._seed, "reuse"))
+        owner = {e: self._deployments[r.pool] for r in self.replicas for e in r.domains}
+        sizes = {
+            e: model_kv_shape(d.model, d.pool.kv_cache_dtype, d.pool.techniques).token_bytes for e, d in owner.items()
+        }
+        layers = {e: sum(group.count for group in d.model.groups) for e, d in owner.items()}
+        reuse = Reuse(self._cluster, policy, table.chunks, sizes, layers)
+        for pins in [engine.rank.pins for engine in owner]:
+            assert pins is not None
+            pins.loader = reuse
+        return reuse
+
     def _retention(self, policy: RetentionPolicy, table: RequestTable) -> Retention:
-        check_programs(self._plan, table)
         programs = table.programs
         assert programs is not None
         engines = [(engine, engine.cost) for replica in self.replicas for engine in replica.domains]

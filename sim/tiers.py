@@ -219,11 +219,7 @@ class Loader:
             pins.hold(Pin(None, load.claim, request))
             request.engine = pins.engine
             request.loading += now - load.since
-            push = getattr(pins.rank.waiting, "push_front", None)
-            if push:
-                push(request)
-            else:
-                pins.rank.enqueue(request, at_head=True)
+            pins.put_back(request)
         return True
 
     def cancel(self, request: Request) -> None:

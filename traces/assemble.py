@@ -86,7 +86,7 @@ def assemble(
     unchanged = len(kept) == n and bool((np.diff(kept) == 1).all())
     fields: dict[str, Any] = {"prompt_tokens": columns.prompt_tokens, "output_tokens": columns.output_tokens}
     fields |= {"arrival": arrival} | columns.labels | columns.numbers
-    for name in ("blocks", "programs"):
+    for name in ("blocks", "programs", "chunks"):
         if getattr(columns, name) is not None:
             fields[name] = getattr(columns, name)
     if not unchanged:

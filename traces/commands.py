@@ -153,6 +153,9 @@ def add_changing(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--window", metavar="START:END", help="seconds; the start becomes 0")
     group.add_argument("--limit", metavar="N", type=int, help="the first N requests")
+    group.add_argument(
+        "--group-prefixes", action="store_true", help="offline jobs: priority = group of a shared prefix (BatchLLM)"
+    )
     group.add_argument("--rate-scale", metavar="X", type=float, help="X times as fast")
     group.add_argument(
         "--batch-prompts", metavar="N:S[:K]", help="N questions in a request, S tokens of instructions once, K rounds"

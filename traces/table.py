@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 
 if TYPE_CHECKING:
+    from .chunks import Chunks
     from .programs import Programs
 
 Floats = NDArray[np.float64]
@@ -124,7 +125,8 @@ class RequestTable:
     session, model, tenant, request_class, request_id : `Labels`, or None where the source has no such column.
     priority : int64, lower runs first (vLLM's order). cancel_after : float64 seconds from arrival at which the
     client gives up, inf = never. elapsed : float64 seconds end to end as recorded, nan = unknown.
-    blocks : prefix block ids. programs : which rows wait for which, see `Programs`.
+    blocks : prefix block ids. programs : which rows wait for which, see `Programs`. chunks : what
+    prompts are made of, see `Chunks`.
     """
 
     arrival: Floats
@@ -140,6 +142,7 @@ class RequestTable:
     elapsed: Floats | None = None
     blocks: PrefixBlocks | None = None
     programs: Programs | None = None
+    chunks: Chunks | None = None
     source: Source = field(default_factory=Source)
 
     def __post_init__(self) -> None:

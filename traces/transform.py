@@ -122,6 +122,8 @@ def merge(tables: Sequence[RequestTable], label: str | None = None) -> RequestTa
         if any(table.programs is None for table in tables):
             raise InputError("merge", "programs in some of the traces only", "all with programs, or none")
         fields["programs"] = joined_programs([t.programs for t in tables if t.programs]).take(order)
+    if "chunks" in present:
+        raise InputError("merge", "a trace with the pieces of its prompts", "traces without")
     sources = [table.source for table in tables]
     counts = {
         name: sum(getattr(source, name) for source in sources)

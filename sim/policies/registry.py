@@ -32,6 +32,7 @@ BUILT_IN = {
         "program_fcfs": "program_fcfs:ProgramFcfs",
         "plas": "plas:Plas",
         "atlas": "plas:Atlas",
+        "hexgen": "hexgen_urgency:HexgenUrgency",
         "vtc": "vtc:Vtc",
         "adapter_clusters": "adapter_clusters:AdapterClusters",
         "longest_prefix": "longest_prefix:LongestPrefix",
@@ -55,6 +56,11 @@ BUILT_IN = {
         "infercept": "infercept:Infercept",
         "end_of_turn": "end_of_turn:EndOfTurn",
     },
+    "reuse": {
+        "cacheblend": "cacheblend:CacheBlend",
+        "cache_craft": "cache_craft:CacheCraft",
+        "kvshare": "kvshare:KVShare",
+    },
     "load": {
         "load_always": "load_always:LoadAlways",
         "cachegen": "cachegen:CacheGen",
@@ -75,6 +81,7 @@ BUILT_IN = {
         "predicted_ttft": "predicted_ttft:PredictedTTFT",
         "mooncake": "mooncake:Mooncake",
         "splitwise": "splitwise:Splitwise",
+        "hexgen": "hexgen:HexgenRouter",
         "adapter_affinity": "adapter_affinity:AdapterAffinity",
         "punica": "punica:Punica",
         "ic_cache": "ic_cache:IcCache",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import agents, azure, burstgpt, mooncake, native, otel, results, vllm_log
+from . import agents, azure, burstgpt, mooncake, native, otel, ragpulse, results, vllm_log
 from .base import Reader
 
 READERS: tuple[Reader, ...] = (
@@ -15,4 +15,5 @@ READERS: tuple[Reader, ...] = (
     vllm_log.READER,
     agents.SPANS_READER,
     agents.TURNS_READER,
+    ragpulse.READER,
 )

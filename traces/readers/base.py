@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError, nearest_name
+from ..chunks import Chunks
 from ..programs import Programs
 from ..table import Floats, Ints, Labels, PrefixBlocks
 
@@ -40,6 +41,7 @@ class Columns:
     numbers: dict[str, NDArray[Any]] = field(default_factory=dict)
     blocks: PrefixBlocks | None = None
     programs: Programs | None = None
+    chunks: Chunks | None = None
     origin: float = 0.0
     exact: bool = False
 
