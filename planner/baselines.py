@@ -26,7 +26,7 @@ class Baseline:
 def homogeneous(market: Market) -> Baseline | None:
     """The cheapest fleet of one type that meets the SLO; types whose bound is dearer are not replayed."""
     best: Known | None = None
-    for known in sorted(market.known.values(), key=_least_usd):
+    for known in sorted(_whole(market), key=_least_usd):
         if best and _least_usd(known) >= _usd(best, best.needed):
             continue
         market.smoothen([known.candidate.name])
@@ -58,11 +58,11 @@ def rate_matched(market: Market) -> Baseline | None:
 
 def _linear(rule: str, market: Market, rate: Callable[[Known], float]) -> Baseline | None:
     choices = []
-    for name, known in market.known.items():
+    for known in _whole(market):
         carried = rate(known)
         n = ceil(market.workload.rate / carried - 1e-9) if carried else 0
         if 0 < n <= known.candidate.most:
-            choices.append((_usd(known, n), name, n))
+            choices.append((_usd(known, n), known.candidate.name, n))
     if not choices:
         return None
     usd, name, n = min(choices)
@@ -76,6 +76,11 @@ def _linear(rule: str, market: Market, rate: Callable[[Known], float]) -> Baseli
     return Baseline(
         rule, name, n, usd, known.alone[n], enough if met else None, _usd(known, enough) if met else None
     )  # fmt: skip
+
+
+def _whole(market: Market) -> list[Known]:
+    """The types that serve a request alone: simple rules know no roles."""
+    return [known for known in market.known.values() if known.candidate.role == "mixed"]
 
 
 def _usd(known: Known, replicas: int | None) -> float:
