@@ -38,7 +38,8 @@ class Draft:
     @property
     def compression(self) -> KVCompression | None:
         """The figures of `kv`. Raises InputError for an unknown name."""
-        return find_compression(self.kv) if isinstance(self.kv, str) else self.kv
+        where = "techniques.speculation.draft.kv"
+        return find_compression(self.kv, where) if isinstance(self.kv, str) else self.kv
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ class Techniques:
     @property
     def compression(self) -> KVCompression | None:
         """The figures of `kv`. Raises InputError for an unknown name."""
-        return find_compression(self.kv) if isinstance(self.kv, str) else self.kv
+        return find_compression(self.kv, "techniques.kv") if isinstance(self.kv, str) else self.kv
 
     def resolved(self) -> Techniques:
         """The same with figures for names."""

@@ -307,7 +307,7 @@ def check_command(args: argparse.Namespace) -> int:
             print("  " + line)
         if p.num_gpu_blocks_override:
             print(f"  given instead: {d.blocks} blocks = {d.blocks * d.limits.block_size} tokens")
-        longest = d.blocks * d.limits.block_size // d.limits.max_model_len
+        longest = d.blocks // d.limits.blocks(d.limits.max_model_len)
         print(f"  room for {longest} requests of max_model_len = {d.limits.max_model_len} tokens at once")
         print(f"  max_num_seqs {d.limits.max_num_seqs}, max_num_batched_tokens {d.limits.max_num_batched_tokens}")
         price = "no price known" if d.usd_per_hour is None else f"${d.usd_per_hour:,.2f} an hour"
