@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MOST = 100_000  # rows of a sample
 IN_WINDOW = 2_000  # rows of a window
+_PIECE = 50_000  # rows read at a time
 _TYPICAL = 150  # requests that a window should show
 
 Window = tuple[float, float]  # seconds of the run
@@ -49,12 +50,12 @@ def excerpt(folder: Path, data: dict[str, Any], window: Window | None = None) ->
     arriving: list[DataFrame] = []
     earlier: list[DataFrame] = []
     for chunk in _chunks(folder / FILES[1]):
-        sampled.append(chunk.iloc[(-rows) % step :: step])
+        sampled.append(chunk.iloc[(-rows) % step :: step].copy())  # a view would keep the whole piece alive
         rows += len(chunk)
         mine = chunk[(chunk["arrival_s"] < chosen[1]) & (chunk["ended_s"] > chosen[0])]
         overlapping += len(mine)
         for kept, some in ((arriving, mine["arrival_s"] >= chosen[0]), (earlier, mine["arrival_s"] < chosen[0])):
-            kept.append(mine[some].iloc[: max(0, IN_WINDOW - sum(len(part) for part in kept))])
+            kept.append(mine[some].iloc[: max(0, IN_WINDOW - sum(len(part) for part in kept))].copy())
     if window and not overlapping:
         found = f"no request between {window[0]:g} and {window[1]:g} s"
         raise InputError("--window", found, f"START:END within the {data['duration']:g} s of the run")
@@ -67,7 +68,7 @@ def _chunks(path: Path) -> Iterator[DataFrame]:
     import pandas as pd
 
     kinds = {"request_id": str, "session": str, "model": str, "tenant": str, "request_class": str}
-    with pd.read_csv(path, dtype=kinds, chunksize=200_000) as chunks:
+    with pd.read_csv(path, dtype=kinds, chunksize=_PIECE) as chunks:
         yield from chunks
 
 
