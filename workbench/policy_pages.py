@@ -16,7 +16,7 @@ from ..sim.policies.registry import BUILT_IN, GROUP, policy_class
 
 _PLACES = {  # where a plan names it
     "batch": "`pools[].batch`", "queue": "`pools[].queue`", "kv": "`pools[].kv`", "eviction": "`pools[].eviction`",
-    "retention": "`retention`", "load": "`tiers.load`", "router": "`router`",
+    "retention": "`retention`", "load": "`tiers.load`", "reuse": "`reuse`", "router": "`router`",
     "rebalancer": "`rebalancer`", "autoscaler": "`scaling[].policy`", "admission": "`admission`",
 }  # fmt: skip
 
