@@ -63,10 +63,13 @@ def goodput(case: str, name: str, n: int, seed: int, kv_blocks: int | None = Non
 def main() -> None:
     """A table over KV capacities."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--quick", action="store_true", help="two seeds, a third of the requests")
+    parser.add_argument("--requests", type=int, default=600)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--kv-blocks", type=int, nargs="+", default=[0, 6000], help="0: what fits")
     args = parser.parse_args()
+    if args.quick:
+        args.requests, args.seeds = args.requests // 3, 2
     print(f"{'case':26}{'KV blocks':>10}" + "".join(f"{name:>16}" for name in PLANS) + "   (requests/s)")
     for case in CASES:
         for blocks in args.kv_blocks:
