@@ -9,7 +9,7 @@
 #   make compiled      the engine compiled by mypyc, into build/compiled, and what must hold for it (needs a C compiler)
 #   make bench-long    ten million requests, killed and resumed (half an hour)
 #   make bench-scale   how its cost grows with requests, replicas, batch and cached blocks
-#   make studies  published results of the literature, replayed: a table a study in out/studies (hours)
+#   make studies  published results of the literature, replayed: a table a study in out/studies (an hour)
 #   make gpu      on a machine with a GPU: kernel tests, benchmarks, profiles, closed loop; 10 minutes, run it again
 #   make gpu-wheels    what that needs beside torch and triton, where the machine has no network: into out/wheels
 #   make notebooks    run every notebook from a clean kernel (some minutes)

@@ -25,7 +25,8 @@ from servecast.traces.table import RequestTable
 from servecast.traces.transform import scale_rate
 
 ROUTERS = {
-    "predicted TTFT": "predicted_ttft", "cache": "prefix_affinity",
+    "predicted TTFT": "predicted_ttft",
+    "cache": {"name": "prefix_affinity", "min_share": 0.5},  # a system prompt alone is no reason to queue
     "load": {"name": "least_outstanding", "by": "tokens"},
     "random": "random",
 }  # fmt: skip
