@@ -145,7 +145,9 @@ class _Model:
 
     def _carry(self) -> None:
         """What the replicas carry of the trace, prompts and decodes, with some of them lost or slower than thought."""
-        needed = (1 - self.problem.allowed) * self.served
+        whole, rates = self.problem.scenarios[0], self.problem.rates
+        in_time = sum(whole.arrivals) / (sum(rates) * whole.seconds)  # the last ones may end after the trace
+        needed = (1 - self.problem.allowed) * in_time * self.served
         for i, offer in enumerate(self.problem.offers if self.problem.spare else ()):
             used = self.program.count(f"used_{i}", 0, 1)
             self.program.require(self.counts[offer.name] <= offer.most * used, f"used_{i}")

@@ -93,15 +93,17 @@ class Problem:
     rates: tuple[float, ...] = ()
 
 
-def undominated(problem: Problem) -> Problem:
+def undominated(problem: Problem, replayed: Sequence[Counts]) -> Problem:
     """`problem` without offers that another one replaces at the same price, at least as fast for every bucket.
 
-    Whoever stays gets the largest KV cache of those it stands for, so that a bound remains one.
+    Not one of fleets that were replayed: what they missed the other might keep. Whoever stays gets the largest KV cache
+    of those it stands for, so that a bound remains one.
     """
+    tried = {name for counts in (*problem.cuts, *replayed) for name in counts}
     kept: list[Offer] = []
     for offer in sorted(problem.offers, key=lambda o: -o.share):
         for k, other in enumerate(kept):
-            if _stands_for(other, offer):
+            if other.name not in tried and _stands_for(other, offer):
                 kept[k] = replace(other, kv_tokens=max(other.kv_tokens, offer.kv_tokens))
                 break
         else:

@@ -26,7 +26,7 @@ from .problem import Aim, Counts, Problem, undominated
 from .promise import Routing, balance
 
 _STEP = 1e-6  # share of the price by which a cheaper fleet must be cheaper
-_HOPELESS = 0.85  # of the load, or of what the best fleet is thought to carry: less is not replayed
+_HOPELESS = 0.75  # of the load, or of what the best fleet is thought to carry: less is not replayed
 _NEAR = 1.5  # times the misses that may be: chance decides, and a smaller fleet with another routing may do
 _PATIENCE = 8  # promising fleets that may miss one after the other
 _DEMANDS = (1.05, 1.25, 1.5, 2.0)  # of the load, for a first fleet where no single type will do
@@ -101,7 +101,7 @@ class Search:
 
     def _solve(self, aim: Aim = "price", avoid: Sequence[Counts] = (), **limits: Any) -> Fleet | Outcome:
         avoid = [*self._near, *(counts for counts in avoid if counts not in self._near)]
-        return solve_fleet(undominated(self.problem()), aim, solver=self.solver, avoid=avoid, **limits)
+        return solve_fleet(undominated(self.problem(), avoid), aim, solver=self.solver, avoid=avoid, **limits)
 
     def _step(self) -> str:
         """One round; returns why the search is over, or nothing."""
@@ -156,8 +156,15 @@ class Search:
                 break
             if self.attempt(answer.counts).verdict.met:
                 return True
-        most = self._measured("promise")
-        return isinstance(most, Fleet) and self.attempt(most.counts).verdict.met
+        avoid: list[Counts] = []
+        while len(avoid) < _PATIENCE and self._left:
+            most = self._measured("promise", avoid=avoid)
+            if not isinstance(most, Fleet):
+                break
+            if self.attempt(most.counts).verdict.met:
+                return True
+            avoid.append(most.counts)
+        return False
 
     def _measured(self, *aim: Any, **limits: Any) -> Fleet | Outcome:
         """An answer of the program with types that are all measured."""
