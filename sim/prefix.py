@@ -7,7 +7,8 @@ What vLLM does block by block is done here by runs: all blocks of one prefix id,
 can ever want, live and die together, tail first. That is coarser than vLLM in three places, by a block or two a
 request: blocks that two requests compute at the same time are found again once, not twice; a prompt that is cached to
 its last token keeps its whole last run alive beside the copy of the last block that it computes; and blocks of
-generated tokens are found by their own request after a preemption, but by nobody else.
+generated tokens are found by their own request after a preemption, and by others once it has ended and only where the
+trace's ids go on over answers (`PrefixBlocks.scope`).
 """
 
 from __future__ import annotations
