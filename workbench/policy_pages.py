@@ -7,6 +7,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -84,11 +85,16 @@ def _page(kind: str, name: str) -> PolicyPage:
 
 def _tests(kind: str, name: str, cls: type) -> tuple[str, ...]:
     """Test files that name the class, or the policy beside its kind; none in an installed package."""
-    root = Path(__file__).parents[1]
     beside = "" if "_" in name else rf"{kind}\W[^\n]*"  # a plain word may stand for something else
     named = re.compile(rf"\b{cls.__name__}\b|{beside}[\"']{name}[\"']|{kind}: {name}\b")
-    found = (path for path in sorted(root.glob("tests/**/test_*.py")) if named.search(path.read_text()))
-    return tuple(path.relative_to(root).as_posix() for path in found)
+    return tuple(path for path, text in _test_files().items() if named.search(text))
+
+
+@cache
+def _test_files() -> dict[str, str]:
+    """Their contents, by path."""
+    root = Path(__file__).parents[1]
+    return {path.relative_to(root).as_posix(): path.read_text() for path in sorted(root.glob("tests/**/test_*.py"))}
 
 
 def index(found: Sequence[PolicyPage]) -> str:
