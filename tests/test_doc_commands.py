@@ -23,6 +23,7 @@ ELSEWHERE = {  # what a walk would take too long for, or needs more than a clone
     "closed-loop ": "tests/profiling",
     "costmodel ": "tests/costmodels",
     "validate-table ": "tests/sim/test_bench.py: needs third-party data",
+    "plan ": "tests/planner",
     "sweep ": "tests/sweep",
     "capacity ": "tests/sweep",
     "slo check slos.yaml --out out/slo": "tests/workbench/test_gate.py",
