@@ -266,10 +266,6 @@ class Plan:
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-# Keys of a pool that came later.
-_LATER = ("fabric", "techniques", "eviction", "prepend_tokens", "attention_workers", "experts", "streams")
-
-
 def _leave_out_defaults(values: dict[str, Any], cls: type, names: tuple[str, ...]) -> None:
     """A feature that a plan does not use leaves no trace in its fingerprint."""
     for f in dataclasses.fields(cls):
