@@ -125,7 +125,7 @@ def test_an_eight_bit_cache_holds_what_the_other_does_in_eight_bits(lab, kernels
         limit = 0.3 if kernels and not lab.real else 0.04  # 3 bits of mantissa; the interpreter loses carries
         assert (cache[[5, 1]].float() - exact).norm() < limit * exact.norm()
         assert not cache[[0, 2, 4, 6, 7]].float().any()
-    assert 0 < (logits[0] - logits[1]).norm() < 0.1 * logits[1].norm()
+    assert 0 < (logits[0] - logits[1]).norm() < (0.3 if kernels and not lab.real else 0.1) * logits[1].norm()
     saved = eight.save([5, 1, 3])
     eight.restore(saved, [0, 2, 4])
     assert torch.equal(eight.cache[:, [0, 2, 4]].float(), eight.cache[:, [5, 1, 3]].float())
