@@ -26,6 +26,7 @@ def main(folder: str) -> None:
     os.chdir(folder)
     with open("mypy.ini", "w") as settings:
         settings.write("[mypy]\nignore_missing_imports = True\nfollow_imports = silent\n")
+        settings.write("explicit_package_bases = True\nmypy_path = .\n")  # the folders above are a package too
     modules = mypycify(["--config-file=mypy.ini", *(f"servecast/{module}.py" for module in INNER_LOOP)])
     setup(name="servecast-compiled", packages=[], ext_modules=modules, script_args=["-q", "build_ext", "--inplace"])
 
