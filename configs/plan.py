@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from math import inf
 from pathlib import Path
 from typing import Any, Literal
@@ -240,39 +239,18 @@ class Plan:
 
     def fingerprint(self) -> str:
         """SHA-256 of what the plan says, first 16 hex digits."""
-        values = dataclasses.asdict(self)
-        values.pop("folder")
-        _leave_out_defaults(
-            values,
-            Plan,
-            (
-                "topology",
-                "disaggregation",
-                "rebalancer",
-                "admission",
-                "retention",
-                "tiers",
-                "reuse",
-                "scaling",
-                "faults",
-                "adapters",
-                "semantic_cache",
-            ),
-        )
-        for pool in values["pools"]:
-            _leave_out_defaults(
-                pool, Pool, ("fabric", "techniques", "eviction", "prepend_tokens", "attention_workers", "experts")
-            )
+        values = {**_said(self), "pools": [_said(pool) for pool in self.pools]}
+        values.pop("folder", None)
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _leave_out_defaults(values: dict[str, Any], cls: type, names: tuple[str, ...]) -> None:
-    """A feature that a plan does not use leaves no trace in its fingerprint."""
-    for f in dataclasses.fields(cls):
-        if f.name in names:
-            default = f.default if f.default_factory is dataclasses.MISSING else dataclasses.asdict(f.default_factory())
-            if values[f.name] == default:
-                del values[f.name]
+def _said(part: Plan | Pool) -> dict[str, Any]:
+    """What is not at its default: a key that a plan does not use leaves no trace, so that new keys change nothing."""
+    values = asdict(part)
+    for f in fields(part):
+        if getattr(part, f.name) == (f.default if f.default_factory is MISSING else f.default_factory()):
+            del values[f.name]
+    return values
 
 
 def load_plan(name: str) -> Plan:
@@ -301,4 +279,4 @@ def plan_from(data: dict[str, Any], name: str = "plan", folder: Path | None = No
         own = {key: router[key] for key in ("name", "view_age") if key in router}
         values["router"] = {**own, "parameters": {k: v for k, v in router.items() if k not in own}}
     plan = build(Plan, values)
-    return dataclasses.replace(plan, folder=str(folder or ""))
+    return replace(plan, folder=str(folder or ""))

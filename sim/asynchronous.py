@@ -33,37 +33,41 @@ class AheadDomain(Domain):
         turn.place = self.place
         while True:
             turn.tick = now
+            end = now
             if self._done and self.ready <= now:
                 self._let_go(now)
-                end = now if self.batch is None else self._boundary_after(self.iterations)
-            else:
-                end = now
+                if self.batch is not None:
+                    end = self._boundary_after(self.iterations)
             if end > now:  # the leap goes on: nobody wanted what has become free
                 now = end
+            elif (later := self._turn_over(now)) is None:
+                return
             else:
-                if self.batch is not None:
-                    self.ready = self.start + span(self.base, self.slope, self.iterations)
-                    self._complete(self.batch, self.ready)
-                if self.inbox:
-                    self._take_in(now)
-                if self.quitting:  # whose last token is on its way will be gone without help
-                    self.quitting = [r for r in self.quitting if r not in self._done]
-                    self._drop_cancelled(max(now, self.ready))
-                if self._begin(now, max(now, self.ready)):
-                    if not self._done:
-                        k = self.iterations
-                        now = self.start if k == 1 else self.start + span(self.base, self.slope, k - 1)
-                    else:
-                        now = self.start  # where they go
-                        if not self._content():
-                            self.iterations = 1
-                elif self.ready > now:
-                    now = self.ready
-                else:
-                    return
+                now = later
             if now >= env.peek():
                 self._wake_at(now)
                 return
+
+    def _turn_over(self, now: int) -> int | None:
+        """Book what has been under way, decide what comes after it, and say when to look again, if at all."""
+        if self.batch is not None:
+            self.ready = self.start + span(self.base, self.slope, self.iterations)
+            self._complete(self.batch, self.ready)
+        if self.inbox or self.quitting or self.errands:
+            self._attend(now)
+        if not self._begin(now, max(now, self.ready)):
+            return self.ready if self.ready > now else None
+        if not self._done:
+            k = self.iterations
+            return self.start if k == 1 else self.start + span(self.base, self.slope, k - 1)
+        if not self._content():
+            self.iterations = 1
+        return self.start  # where they go
+
+    def _drop_cancelled(self, now: int) -> None:
+        """Whose last token is on its way will be gone without help."""
+        self.quitting = [r for r in self.quitting if r not in self._done]
+        super()._drop_cancelled(max(now, self.ready))
 
     def _content(self) -> bool:
         """Whether slots and blocks that become free would change no decision: nobody waits for any."""

@@ -217,12 +217,8 @@ class Domain:
             turn.tick = now
             if self.batch is not None:
                 self._complete(self.batch, now)
-            if self.inbox:
-                self._take_in(now)
-            if self.quitting:
-                self._drop_cancelled(now)
-            if self.errands:
-                self._run_errands(now)
+            if self.inbox or self.quitting or self.errands:
+                self._attend(now)
             if not self._begin(now, now):
                 return
             now += self.base if self.iterations == 1 else span(self.base, self.slope, self.iterations)
@@ -388,6 +384,15 @@ class Domain:
         for gap in self.rank.restart_gaps:
             self.odd_gaps.append((gap, 1))
         self.rank.restart_gaps.clear()
+
+    def _attend(self, now: int) -> None:
+        """See to what has come up since the last boundary."""
+        if self.inbox:
+            self._take_in(now)
+        if self.quitting:
+            self._drop_cancelled(now)
+        if self.errands:
+            self._run_errands(now)
 
     def _take_in(self, now: int) -> None:
         for request in self.inbox:

@@ -18,12 +18,7 @@ class LockstepLane(Domain):
 
     def begin_leap(self, now: int) -> bool:
         """Decide and launch; False if this lane has nothing to do."""
-        if self.inbox:
-            self._take_in(now)
-        if self.quitting:
-            self._drop_cancelled(now)
-        if self.errands:
-            self._run_errands(now)
+        self._attend(now)
         return self._begin(now, now)
 
     def outlook(self) -> tuple[int, int]:

@@ -80,7 +80,6 @@ class Reuse:
         self._token_bytes, self._layers = token_bytes, layers
         self._looked: set[int] = set()
         self._away: dict[Request, Pins] = {}
-        self.reused_tokens = 0
         cluster.on_end.append(self._ended)
 
     def _pieces(self, request: Request, cached: int) -> list[Piece]:
@@ -115,7 +114,6 @@ class Reuse:
         request.reused = int(reused)
         if request.reused < rank.limits.block_size:
             return False
-        self.reused_tokens += request.reused
         wait = self._wait(engine, request, cached)
         if wait:
             rank.waiting.remove(request)

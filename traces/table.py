@@ -112,7 +112,6 @@ class Source:
 
 
 OPTIONAL_LABELS = ("request_id", "session", "model", "tenant", "request_class")
-OPTIONAL_NUMBERS = ("priority", "cancel_after", "elapsed")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ...configs.strict import check
-from ..core import FOREVER, Admission, KVPolicy, Part, RankView, Request, Step
+from ..core import FOREVER, Admission, KVPolicy, RankView, Request, Step
+from .prompt_parts import prompt_parts
 from .recompute import Recompute
 
 
@@ -34,13 +35,12 @@ class Preemptive:
         """Who has to go, or what runs."""
         outside = [*view.waiting, *view.swapped]
         guarded = self._guard(view, outside) if self.patience else FOREVER
-        chunks, iterations = _chunks(view)
+        chunks, budget, iterations = prompt_parts(view, view.limits.max_num_batched_tokens - view.decodes)
         free = view.free_blocks - view.decode_demand
         free -= sum(self._held(view, r, n) - r.blocks for r, n in chunks)
         running = view.running
         if free < 0 and running > 1:
             return Step(preempt=self._ranked(view, view.ordered())[-1:])
-        budget = view.limits.max_num_batched_tokens - view.decodes - sum(n for _, n in chunks)
         admit: list[Admission] = []
         resume: list[Request] = []
         for request in self._ranked(view, outside) if outside else ():
@@ -108,17 +108,3 @@ class Preemptive:
         due = [since + self.patience for r, since in self._left_out.items() if r not in self._boosted]
         due += [until for until in self._boosted.values() if until < FOREVER]
         return min(due, default=FOREVER) - steps
-
-
-def _chunks(view: RankView) -> tuple[list[Part], int]:
-    """Parts of the prompts under way that the budget has room for, and how often they may be repeated."""
-    budget = view.limits.max_num_batched_tokens - view.decodes
-    chunks: list[Part] = []
-    iterations = FOREVER
-    for request in view.prefills:
-        tokens = min(request.target - request.computed, budget)
-        if tokens > 0:
-            chunks.append((request, tokens))
-            budget -= tokens
-            iterations = min(iterations, (request.target - request.computed) // tokens)
-    return chunks, iterations

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..core import FOREVER, Admission, KVPolicy, Part, RankView, Step
+from ..core import Admission, KVPolicy, RankView, Step
+from .prompt_parts import prompt_parts
 from .recompute import Recompute
 
 
@@ -45,14 +46,7 @@ class Sarathi:
             return Step(decodes)
         budget = limits.max_num_batched_tokens - (decodes if mixed else 0)
         free = view.free_blocks - (view.decode_demand if mixed else 0)
-        iterations = FOREVER
-        chunks: list[Part] = []
-        for request in view.prefills:
-            tokens = min(request.target - request.computed, budget)
-            if tokens > 0:
-                chunks.append((request, tokens))
-                budget -= tokens
-                iterations = min(iterations, (request.target - request.computed) // tokens)
+        chunks, budget, iterations = prompt_parts(view, budget)
         slots = limits.max_num_seqs - view.running
         admit: list[Admission] = []
         for request in view.waiting:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..core import FOREVER, Admission, KVPolicy, Part, RankView, Step
+from .prompt_parts import prompt_parts
 from .sglang_retract import SglangRetract
 
 
@@ -44,15 +45,9 @@ class Sglang:
         limits = view.limits
         budget = limits.max_num_batched_tokens - beside
         free = view.free_blocks - (view.decode_demand if beside else 0)
-        iterations = FOREVER
-        chunks: list[Part] = []
-        for request in view.prefills:
-            tokens = min(request.target - request.computed, budget)
-            if tokens > 0:
-                chunks.append((request, tokens))
-                budget -= tokens
-                free -= max(0, limits.blocks(request.computed + tokens) - request.blocks)
-                iterations = min(iterations, (request.target - request.computed) // tokens)
+        chunks, budget, iterations = prompt_parts(view, budget)
+        for request, tokens in chunks:
+            free -= max(0, limits.blocks(request.computed + tokens) - request.blocks)
         slots = limits.max_num_seqs - view.running
         admit: list[Admission] = []
         for request in view.waiting:
