@@ -61,18 +61,18 @@ docs: $(VENV)/core
 # Where there is a C compiler the engine is compiled, as ADR 11 has it, and measured beside the interpreted one.
 COMPILED := build/compiled
 bench: $(VENV)/core
-	@if command -v cc >/dev/null; then $(MAKE) $(COMPILED); else echo "no C compiler: the interpreted engine alone"; fi
+	@if command -v cc >/dev/null; then $(MAKE) $(COMPILED)/.made; else echo "no C compiler: the interpreted engine alone"; fi
 	PYTHONPATH=$(abspath $(COMPILED)) $(BIN)/python bench/bench.py
 
-compiled: $(COMPILED) $(VENV)/test
+compiled: $(COMPILED)/.made $(VENV)/test
 	PYTHONPATH=$(abspath $(COMPILED)) $(BIN)/pytest -n 2 -m "not slow" tests/sim/test_three_engines.py
 
-$(COMPILED): bench/compile.py $(wildcard sim/*.py costmodels/*.py) | $(VENV)/core
-	rm -rf $@ build/compiled-dist
+$(COMPILED)/.made: bench/compile.py $(wildcard sim/*.py costmodels/*.py) | $(VENV)/core
+	rm -rf $(COMPILED) build/compiled-dist
 	$(PIP) wheel --no-deps --wheel-dir build/compiled-dist .
-	$(PIP) install --no-deps --target $@ build/compiled-dist/*.whl
+	$(PIP) install --no-deps --target $(COMPILED) build/compiled-dist/*.whl
 	$(PIP) install "mypy>=1.11" setuptools
-	$(BIN)/python bench/compile.py $@
+	$(BIN)/python bench/compile.py $(COMPILED)
 	@touch $@
 
 bench-long: $(VENV)/core
