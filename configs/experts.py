@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from .strict import check
@@ -44,6 +44,10 @@ class Experts:
     resident : share of a rank's experts, the most popular ones, in device memory; others are fetched from the host when
         a token visits them. predicted : share of those that are known beforehand: their fetch hides behind the experts'
         own time (ExpertFlow's predictor; 1 where routing is known before the layer, as in Read-ME).
+    overlap : a batch runs as two microbatches where that is faster: while the tokens of one travel to and from their
+        experts, the matrices of the other are computed (DeepSeek-V3, CloudMatrix384).
+    lockstep : data-parallel ranks wait for the slowest in every iteration. False: each rank takes what a batch as its
+        own on all ranks would; for large, well-balanced groups.
     """
 
     skew: float = 0.0
@@ -52,12 +56,19 @@ class Experts:
     resident: float = 1.0
     predicted: float = 0.0
     variants: ExpertVariants | None = None
+    overlap: bool = False
+    lockstep: bool = True
 
     def __post_init__(self) -> None:
         check(self.skew >= 0, "skew", self.skew, "0 or more")
         check(self.redundant >= 0, "redundant", self.redundant, "0 or more copies")
         check(0 < self.resident <= 1, "resident", self.resident, "a share above 0, at most 1")
         check(0 <= self.predicted <= 1, "predicted", self.predicted, "a share from 0 to 1")
+
+    @property
+    def even(self) -> bool:
+        """Whether all experts are visited alike and in device memory, once."""
+        return replace(self, overlap=False, lockstep=True) == EVEN
 
 
 EVEN = Experts()

@@ -190,11 +190,15 @@ class AttentionCall:
 
 @dataclass(frozen=True)
 class LayerOperators:
-    """A layer of one group, `count` times on the stage: operators by rows (tokens), then the mixing of tokens."""
+    """A layer of one group, `count` times on the stage: operators by rows (tokens), then the mixing of tokens.
+
+    overlap : half of the rows may exchange messages while the other half computes.
+    """
 
     count: int
     rows: tuple[RowOperator | Collective, ...]
     attention: AttentionCall
+    overlap: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ..configs.compression import KVCompression
-from ..configs.experts import EVEN
 from ..configs.model import (
     DTYPES,
     MLP,
@@ -14,6 +13,7 @@ from ..configs.model import (
     LatentAttention,
     Mixer,
     ModelCard,
+    MoE,
     Parallelism,
     StateSpace,
 )
@@ -137,7 +137,7 @@ class _Rank:
         router = Gemm("router", self.hidden, mlp.experts, self.plain, self.dtype, mlp.bias)
         there, back = self.exchange(mlp.top_k)
         operators: _Operators = [router, *there, experts, *back]
-        if mlp.deployed != EVEN:
+        if not mlp.deployed.even:
             operators = deployed(operators, mlp, ranks if whole else 1)
         if mlp.shared_intermediate:
             operators += self.dense(mlp.shared_intermediate // self.tp, mlp.gated, mlp.bias, "shared_")
@@ -169,7 +169,8 @@ def stage_operators(card: ModelCard, parallel: Parallelism, stage: int, kv_cache
             second = [rank.norm("mlp_norm")] if feed_forward else []
             rows = [rank.norm("norm"), *around, *rank.all_reduce("attention_all_reduce"), *second, *feed_forward]
             call = AttentionCall(mixer, element, card.dtype_bytes, rank.plain.compute)
-            layers.append(LayerOperators(count, tuple(rows), call))
+            overlap = isinstance(group.mlp, MoE) and group.mlp.deployed.overlap
+            layers.append(LayerOperators(count, tuple(rows), call, overlap))
     first, last = stage == 0, stage == parallel.pipeline_parallel_size - 1
     tokens: _Operators = []
     sequences: _Operators = []

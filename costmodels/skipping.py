@@ -84,7 +84,7 @@ class SkippingStage(Stage):
         padded = self._launch.graph(decodes, False) or decodes
         seconds = 0.0
         for group in self._operators.layers:
-            rows, call = self._rows(group.rows, padded)[0], self._times.attention(group.attention)[0]
+            rows, call = self._layer(group, padded)[0], self._times.attention(group.attention)[0]
             seconds += group.count * (rows + call)
         return total([self._whole_decode_curve(decodes), Curve.line(seconds, 0)])
 

@@ -120,8 +120,12 @@ class Deployment:
     @property
     def lockstep(self) -> bool:
         """Whether the data-parallel ranks share experts and so must run their iterations together."""
-        moe = any(isinstance(group.mlp, MoE) for group in self.model.groups)
-        return self.pool.data_parallel_size > 1 and moe
+        return _lockstep(self.pool, self.model)
+
+
+def _lockstep(pool: Pool, model: ModelCard) -> bool:
+    moe = any(isinstance(group.mlp, MoE) for group in model.groups)
+    return pool.data_parallel_size > 1 and moe and (pool.experts is None or pool.experts.lockstep)
 
 
 def deploy(plan: Plan) -> list[Deployment]:
@@ -268,8 +272,7 @@ def _drafter(
     speculation = pool.techniques.speculation
     if speculation is None:
         return None
-    moe = any(isinstance(group.mlp, MoE) for group in model.groups)
-    if pool.pipeline_parallel_size > 1 or (moe and pool.data_parallel_size > 1) or plan.faults:
+    if pool.pipeline_parallel_size > 1 or _lockstep(pool, model) or plan.faults:
         found = "given with pipeline stages, ranks in lockstep or faults"
         raise InputError("techniques.speculation", found, "a plan without those: they are not modelled together")
     if speculation.draft is None:

@@ -2,49 +2,81 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from servecast.configs.catalog import find_hardware, find_model
-from servecast.configs.experts import Experts
-from servecast.configs.model import quantized, with_experts
-from servecast.costmodels.roofline import Roofline
+from servecast.configs.plan import load_plan
+from servecast.sim.deploy import Deployment, deploy
+from servecast.sim.run import run
 
 TICKS = 1 << 36
-
-
-def cost(ranks: int, redundant: int) -> Roofline:
-    card = with_experts(quantized(find_model("deepseek-v3"), "int8"), Experts(redundant=redundant))
-    hardware = find_hardware("ascend-910c")
-    return Roofline(card, hardware, data_parallel_size=ranks, enable_expert_parallel=True)
-
-
-def decode_rate(stage, tpot: float, context: int = 4096) -> float:
-    """Tokens a second of one NPU at the largest batch that keeps `tpot`."""
-    batch = 1
-    while stage.piece((), batch + 1, (batch + 1) * context, 0, 0)[0] <= tpot * TICKS:
-        batch += 1
-    return batch * TICKS / stage.piece((), batch, batch * context, 0, 0)[0]
+DIES = 2  # of an NPU
+CONTEXT = 4096 + 128  # tokens: half of 256 answered ones
+ACCEPTED = 1.7  # tokens a pass at the published acceptance
 
 
 @pytest.fixture(scope="module")
-def rates() -> tuple[float, float, float]:
-    """Prefill of 4,096-token prompts; decode within 50 ms and within 15 ms a token."""
-    prefill, decode = cost(16, 32).stages[0], cost(160, 64).stages[0]
-    return (
-        4 * 4096 * TICKS / prefill.piece(((4096, 0),) * 4, 0, 0, 0, 0)[0],
-        decode_rate(decode, 0.050),
-        decode_rate(decode, 0.015),
-    )
+def pools() -> list[Deployment]:
+    return deploy(load_plan("techniques/cloudmatrix384"))
 
 
-def test_the_three_points(rates) -> None:
-    """Abstract: 6,688 tokens a second and NPU in prefill; 1,943 in decode below 50 ms a token; 538 below 15 ms. Prefill
-    within 25 %. Decode within 40 %, on the fast side: what kernels of the 910C achieve is not measured, and tokens are
-    predicted there, one ahead, which the points leave out here."""
-    for found, published, tolerance in zip(rates, (6688, 1943, 538), (0.25, 0.4, 0.4), strict=True):
-        assert found == pytest.approx(published, rel=tolerance)
+def prefill_rate(cost) -> float:
+    """Tokens a second of one NPU, in batches of 16,384 tokens an NPU."""
+    prompts = ((4096, 0),) * (4 // DIES)
+    return 4 * 4096 * TICKS / (cost.stages[0].piece(prompts, 0, 0, 0, 0)[0] + cost.host(len(prompts)))
 
 
-def test_both_decode_points_lie_on_one_curve(rates) -> None:
-    """A tighter limit costs throughput as published: 1,943 / 538, within 15 %."""
-    assert rates[1] / rates[2] == pytest.approx(1943 / 538, rel=0.15)
+def decode_rate(pool: Deployment, tpot: float) -> float:
+    """Tokens a second of one NPU at the largest batch that keeps `tpot`: drafts, verification and the host's time."""
+    verifying = pool.cost.verifying(2)
+
+    def seconds(batch: int) -> float:
+        contexts = batch * CONTEXT
+        drafting = pool.drafter.round(range(batch), contexts, 1, lambda *_: 0)
+        return (verifying.stages[0].piece((), batch, contexts, 0, 0)[0] + drafting + pool.cost.host(batch)) / TICKS
+
+    batch = 1
+    while seconds(batch + 1) <= tpot * ACCEPTED:
+        batch += 1
+    return DIES * batch * ACCEPTED / seconds(batch)
+
+
+def test_the_three_points(pools) -> None:
+    """Abstract: 6,688 tokens a second and NPU in prefill; 1,943 in decode below 50 ms a token; 538 below 15 ms. Within
+    the 25 % that data sheets and the mean achieved shares of other cards allow."""
+    prefill, decode = pools
+    found = prefill_rate(prefill.cost), decode_rate(decode, 0.050), decode_rate(decode, 0.015)
+    for rate, published in zip(found, (6688, 1943, 538), strict=True):
+        assert rate == pytest.approx(published, rel=0.25)
+    assert found[1] / found[2] == pytest.approx(1943 / 538, rel=0.15)  # and they lie on one curve
+
+
+def test_a_rank_is_a_die(pools) -> None:
+    """Each die reads the matrices of attention for itself. Were an NPU one rank, small batches would be far faster
+    than published: half of the reads would be missing."""
+    decode = pools[1]
+    pool = replace(decode.pool, hardware="ascend-910c", data_parallel_size=160)
+    npu = deploy(replace(load_plan("techniques/cloudmatrix384"), pools=(pools[0].pool, pool)))[1]
+    one, two = (d.cost.verifying(2).stages[0].piece((), b, b * CONTEXT, 0, 0)[0] for d, b in ((npu, 8), (decode, 4)))
+    assert two > 1.3 * one
+
+
+def test_microbatches_hide_the_exchange_of_prompts(pools) -> None:
+    """Published: prefill gains 23 to 31 %, decode 5.8 to 9.4 %. In prefill the exchange disappears behind the products.
+    Decodes are bound by weights, which each half reads again: nothing is gained here, and nothing lost."""
+    plan = load_plan("techniques/cloudmatrix384")
+    alone = tuple(replace(p, experts=replace(p.experts, overlap=False)) for p in plan.pools)
+    plain = deploy(replace(plan, pools=alone))
+    assert 1.15 < prefill_rate(pools[0].cost) / prefill_rate(plain[0].cost) < 1.45
+    for batch in (1, 8, 48, 96):
+        with_, without = (d[1].cost.stages[0].piece((), batch, batch * CONTEXT, 0, 0) for d in (pools, plain))
+        assert with_[0] <= without[0]
+
+
+def test_it_serves(bench) -> None:
+    """Prompts on one instance, decodes on the other; each pass gives 1.7 tokens."""
+    done = run(bench.workload(n=40, output=100), load_plan("techniques/cloudmatrix384"))
+    assert all(done.invariants.values())
+    drafted, accepted = (sum(getattr(engine, name) for engine in done.engines) for name in ("drafted", "accepted"))
+    assert accepted / drafted == pytest.approx(0.7, abs=0.05)

@@ -41,7 +41,7 @@ STARTS_ONLY_WITH = {"infinite-llm": "at most", "expert-offload": "leaves no room
 
 def without(data: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
     bare = deepcopy(data)
-    for part in (bare, *bare["pools"]):
+    for part in (bare, bare.get("defaults", {}), *bare["pools"]):
         for key in keys:
             part.pop(key, None)
     return bare
