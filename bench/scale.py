@@ -27,9 +27,10 @@ from servecast.sim.core import Request
 from servecast.sim.prefix import PrefixPool
 from servecast.sim.report import package_version
 from servecast.sim.run import run
+from servecast.traces.columns import PrefixBlocks
 from servecast.traces.generate import generate
 from servecast.traces.spec import load_spec
-from servecast.traces.table import PrefixBlocks, RequestTable
+from servecast.traces.table import RequestTable
 from servecast.traces.transform import scale_rate
 
 AZURE = Path(__file__).parent / "azure-conv.yaml"

@@ -18,7 +18,7 @@ from ..costmodels.tablecost import MeasuredCost
 from ..errors import InputError
 from ..sim.deploy import Deployment, deploy
 from ..sim.run import run
-from .recorded import RecordedRun
+from .recorded.run import RecordedRun
 from .validate import Comparison, comparison
 
 # Steps in which the search varies each constant, seconds: what moves a typical iteration by a few per cent.

@@ -16,8 +16,8 @@ from ..configs.strict import check
 from ..costmodels.base import Chunk, CostModel, Piece, StageCost
 from ..sim.deploy import deploy
 from ..sim.run import run
-from ..traces.table import Floats
-from .recorded import METRICS, RecordedRun
+from ..traces.columns import Floats
+from .recorded.run import METRICS, RecordedRun
 from .validate import simulated_seconds
 
 _MASK = (1 << 64) - 1

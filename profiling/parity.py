@@ -23,8 +23,9 @@ from ..costmodels.vidur import read_cost
 from ..errors import InputError
 from ..sim.deploy import deploy
 from ..sim.run import Run, run
+from ..traces.columns import Labels
 from ..traces.files import replacing_text
-from ..traces.table import Labels, RequestTable, Source
+from ..traces.table import RequestTable, Source
 
 VLLM = {
     "engine": "vllm-0.6", "batch": {"name": "vllm_v0", "padded": True}, "max_num_batched_tokens": 4096,

@@ -15,9 +15,9 @@ from ..sim.gaps import Gaps
 from ..sim.metrics import Finished
 from ..sim.overload import overload_verdict
 from ..sim.run import Run, run
+from ..traces.columns import Floats
 from ..traces.files import replacing_text
-from ..traces.table import Floats
-from .recorded import METRICS, TIMES, RecordedRun, metrics
+from .recorded.run import METRICS, TIMES, RecordedRun, metrics
 
 STATS = ("mean", "p50", "p90", "p95", "p99")
 _PERCENTS = (50, 90, 95, 99)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # a handler imports what it uses: the command line must start fast
-    from .recorded import RecordedRun
+    from .recorded.run import RecordedRun
 
 RUN = """a recorded run: a folder with run.json and real_requests.csv, the JSON of `vllm bench serve --save-detailed`,
 or our own requests.csv.gz"""
@@ -56,7 +56,7 @@ def add_arguments(subparsers: argparse._SubParsersAction[Any]) -> None:
 
 def _load(args: argparse.Namespace) -> RecordedRun:
     from ..configs.plan import load_plan
-    from .recorded import load_run
+    from .recorded.load import load_run
 
     return load_run(args.run, load_plan(args.plan) if args.plan else None)
 

@@ -14,8 +14,9 @@ from ..errors import InputError
 from ..sim.core import Request
 from ..sim.deploy import Deployment, deploy
 from ..sim.run import Progress, Run, run
+from ..traces.columns import Ints
 from ..traces.streams import Stream
-from ..traces.table import Ints, RequestTable
+from ..traces.table import RequestTable
 from .batch import Row, make_batch
 from .clocks import RealClock
 from .engine import RealEngine

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ..configs.speculation import Speculation
 from ..errors import InputError
+from ..traces.columns import Labels
 from ..traces.streams import Stream
-from ..traces.table import Labels
 from .core import Request
 
 

@@ -16,7 +16,8 @@ from ..costmodels.base import Chunk, CostModel, Piece, StageCost, ticks
 from ..costmodels.tablecost import MeasuredCost
 from ..costmodels.transfer import kv_transfer_bytes, transfer_seconds
 from ..errors import InputError
-from ..traces.table import Floats, RequestTable
+from ..traces.columns import Floats
+from ..traces.table import RequestTable
 from .bench_rows import FRONT_END, BenchRow, Workers, left_out, plan_of, requests_of
 from .deploy import Deployment, deploy, priced
 from .metrics import Finished

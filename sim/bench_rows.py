@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, nearest_name
+from ..traces.columns import Floats
 from ..traces.streams import Stream
-from ..traces.table import Floats, RequestTable, Source
+from ..traces.table import RequestTable, Source
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from simpy.events import Event
 
 from ..costmodels.base import TICKS_PER_SECOND, ticks
-from ..traces.table import Floats, RequestTable
+from ..traces.columns import Floats
+from ..traces.table import RequestTable
 from .cluster import Cluster
 from .core import Request
 from .events import ARRIVALS, Clock, Moment

@@ -26,7 +26,7 @@ from ..costmodels.split import SplitCost, workers_capacity
 from ..costmodels.techniques import page_tokens, with_techniques
 from ..costmodels.transfer import swap_seconds
 from ..errors import InputError, unknown_name
-from ..traces.table import PrefixBlocks
+from ..traces.columns import PrefixBlocks
 from .adapters import AdapterPool, with_adapters
 from .core import BatchPolicy, CappedLimits, Limits, QueuePolicy, Router
 from .dynamics import check_dynamics

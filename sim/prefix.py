@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from ..errors import InputError
-from ..traces.table import PrefixBlocks
+from ..traces.columns import PrefixBlocks
 from .core import Request
 from .freelist import AgeList, Run, WorthList
 from .kv import BlockPool

@@ -16,8 +16,9 @@ from simpy.events import Event
 from ..configs.plan import Plan
 from ..costmodels.base import ticks
 from ..errors import InputError, unknown_name
+from ..traces.columns import Floats
 from ..traces.streams import Stream
-from ..traces.table import Floats, RequestTable
+from ..traces.table import RequestTable
 from . import core
 from .adapters import AdapterTimes, adapters_of
 from .asynchronous import AheadDomain

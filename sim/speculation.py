@@ -17,7 +17,7 @@ from ..configs.speculation import Speculation
 from ..costmodels.base import ticks
 from ..costmodels.composed import ComposedCost
 from ..costmodels.drafting import Drafter
-from ..traces.table import Labels
+from ..traces.columns import Labels
 from .acceptance import Acceptance, check_classes
 from .core import Request, Step
 from .deploy import Deployment

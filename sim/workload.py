@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import InputError
+from ..traces.columns import Floats
 from ..traces.commands import change_trace, read_trace
-from ..traces.table import Floats, RequestTable
+from ..traces.table import RequestTable
 
 _OF_ARRIVALS = ("columns", "sort", "jitter", "window", "rate_scale")  # flags that mean nothing to a closed loop
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .columns import Floats
 from .streams import Stream
-from .table import Floats
 
 
 @dataclass(frozen=True)

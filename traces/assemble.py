@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from .columns import Ints, PrefixBlocks
 from .programs import check_programs
 from .readers.base import Columns
 from .streams import Stream
-from .table import Ints, PrefixBlocks, RequestTable, Source
+from .table import RequestTable, Source
 
 NANOSECONDS = 9  # decimals kept of an arrival time, so that its text gives the same float back
 

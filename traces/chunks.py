@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .table import Ints, PrefixBlocks
+from .columns import Ints, PrefixBlocks
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .table import Ints, PrefixBlocks
+from .columns import Ints, PrefixBlocks
 
 
 def context_blocks(

@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from .columns import Floats, Ints
 from .files import replacing_text
 from .fit_sessions import history_and_growth, sharpened, turn_numbers
 from .laws import Quantiles, mean_tokens
 from .modulation import day_factors, step_rate
 from .spec import DAY, Profile, Sessions, Spec, StreamSpec
 from .stats import session_gaps, session_order, split
-from .table import Floats, Ints, RequestTable
+from .table import RequestTable
 
 HOUR = 3_600.0
 STEPS = (10.0, 60.0, 300.0, 900.0, HOUR)  # seconds; the step of a short trace's profile is the first that fits

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from .columns import Floats, Ints
 from .sessions import draw_sessions, warm_up
 from .spec import Sessions, StreamSpec
-from .table import Floats, Ints
 
 MOST_HISTORY = 12  # earlier exchanges; a longer memory counts as unlimited
 ROUNDS = 20  # of the deconvolution: enough to follow the hours, too few to follow the noise

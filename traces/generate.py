@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from .arrivals import StepRate, renewal
 from .assemble import NANOSECONDS
+from .columns import Floats, Labels
 from .drawn import Drawn
 from .laws import mean_tokens
 from .lengths import draw_lengths
@@ -21,7 +22,7 @@ from .modulation import day_factors, step_rate
 from .sessions import draw_sessions, warm_up
 from .spec import DAY, LABELS, Spec, StreamSpec
 from .streams import Stream
-from .table import Floats, Labels, RequestTable, Source
+from .table import RequestTable, Source
 
 PIECE_ROWS = 250_000  # expected rows of a piece, at most; a piece is a day or a day halved some times
 

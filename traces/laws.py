@@ -11,8 +11,8 @@ from typing import Protocol
 import numpy as np
 
 from ..errors import InputError
+from .columns import Floats, Ints
 from .params import Params
-from .table import Floats, Ints
 
 _MIDPOINTS = (np.arange(65_536) + 0.5) / 65_536
 

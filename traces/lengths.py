@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
+from .columns import Floats, Ints
 from .laws import tokens
 from .spec import StreamSpec
 from .streams import Stream
-from .table import Floats, Ints
 
 
 def draw_lengths(stream: StreamSpec, seed: int, piece: int, n: int) -> tuple[Ints, Ints]:

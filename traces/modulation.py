@@ -7,9 +7,9 @@ import math
 import numpy as np
 
 from .arrivals import StepRate
+from .columns import Floats
 from .spec import DAY, Floods, Spec, StreamSpec
 from .streams import Stream
-from .table import Floats
 
 
 def day_factors(spec: Spec, stream: StreamSpec, seed: int) -> Floats:

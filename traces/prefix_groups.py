@@ -13,7 +13,8 @@ import dataclasses
 import numpy as np
 
 from ..errors import InputError
-from .table import Ints, PrefixBlocks, RequestTable
+from .columns import Ints, PrefixBlocks
+from .table import RequestTable
 from .workflow import expected_output
 
 

@@ -8,12 +8,13 @@ from itertools import count
 import numpy as np
 
 from .assemble import NANOSECONDS
+from .columns import Floats, Labels
 from .contexts import context_blocks
 from .laws import Law, tokens
 from .program_spec import Agent, ProgramClass, ProgramSpec, Stage
 from .programs import ParentRows, Programs
 from .streams import Stream
-from .table import Floats, Labels, RequestTable, Source
+from .table import RequestTable, Source
 
 
 class _Rows:

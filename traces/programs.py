@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, unknown_name
-from .table import Floats, Ints, Labels
+from .columns import Floats, Ints, Labels
 
 
 @dataclass(frozen=True)

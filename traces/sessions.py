@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from .columns import Floats, Ints
 from .laws import mean_of, mean_tokens, tokens
 from .lengths import draw_lengths
 from .spec import Sessions, StreamSpec
 from .streams import Stream
-from .table import Floats, Ints
 
 
 def warm_up(sessions: Sessions) -> float:

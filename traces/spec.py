@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import InputError, unknown_name
 from .laws import Constant, Law, law_at
 from .params import Params, read_yaml
+from .recording import read
 from .table import RequestTable
 
 DAY = 86_400.0
@@ -170,8 +171,6 @@ def _lengths(p: Params, base: Path) -> dict[str, Any]:
     for key in ("prompt_tokens", "output_tokens", "length_correlation"):
         if key in p:
             raise InputError(p.at(key), "given beside lengths", "one of the two")
-    from .load import read  # load -> spec -> load: only a file that names another needs it
-
     source = section.text("from")
     if source is None:
         raise InputError(section.at("from"), "missing", "the path of a trace")

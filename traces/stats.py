@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .table import Floats, Ints, Labels, PrefixBlocks, RequestTable
+from .columns import Floats, Ints, Labels, PrefixBlocks
+from .table import RequestTable
 
 MINUTE, HOUR, DAY = 60.0, 3_600.0, 86_400.0
 LAGS = (1, 5, 60, 1440)  # minutes

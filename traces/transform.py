@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, unknown_name
 from .assemble import NANOSECONDS
+from .columns import Labels, PrefixBlocks
 from .programs import joined_programs
-from .table import OPTIONAL_LABELS, Labels, PrefixBlocks, RequestTable, Source
+from .table import OPTIONAL_LABELS, RequestTable, Source
 
 COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "!=": operator.ne,

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .table import Floats, RequestTable
+from .columns import Floats
+from .table import RequestTable
 
 _PROMPT_WEIGHT = 1 / 200  # work of a prompt token against one of an answer: compute against memory bandwidth, roughly
 

@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, unknown_name
+from .columns import Labels
 from .files import replacing_text
 from .programs import Programs
 from .readers.burstgpt import ELAPSED, LOG_TYPE, MODEL, OUTPUT, PROMPT, SESSION, TIME, TOTAL
 from .readers.jsonl import LABELS
 from .readers.mooncake import BLOCK_SIZE
-from .table import Labels, RequestTable
+from .table import RequestTable
 
 DAY = 86_400.0
 EPOCH = 1e9  # an origin beyond this is seconds since 1970, not seconds of a trace's own clock

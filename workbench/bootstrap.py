@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ..traces.columns import Floats
 from ..traces.streams import Stream
-from ..traces.table import Floats
 
 BATCHES = 30
 RESAMPLES = 1000

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError
-from ..profiling.recorded import RecordedRun
-from ..traces.table import Floats
+from ..profiling.recorded.run import RecordedRun
+from ..traces.columns import Floats
 from .bootstrap import paired_intervals
 from .report import Report
 from .side import LATENCIES, Side, named_apart, side_of

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..traces.table import Floats
+from ..traces.columns import Floats
 from .frames import read_frame
 from .report import FILES, Report
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..profiling.recorded import RecordedRun, load_run
-from ..traces.table import Floats, Ints
+from ..profiling.recorded.load import load_run
+from ..profiling.recorded.run import RecordedRun
+from ..traces.columns import Floats, Ints
 from .report import FILES, Report
 
 LATENCIES = ("ttft", "tpot", "e2el")

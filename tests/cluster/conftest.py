@@ -10,9 +10,10 @@ import pytest
 from servecast.configs.plan import Plan, plan_from
 from servecast.sim.records import COMPONENTS
 from servecast.sim.run import Run, run
+from servecast.traces.columns import Labels, PrefixBlocks
 from servecast.traces.load import load
 from servecast.traces.streams import Stream
-from servecast.traces.table import Labels, PrefixBlocks, RequestTable
+from servecast.traces.table import RequestTable
 
 
 def make_plan(pools: list[dict[str, Any]], **keys: Any) -> Plan:

@@ -14,9 +14,10 @@ from servecast.sim.pins import Turn
 from servecast.sim.policies.registry import make_policy
 from servecast.sim.program import Program
 from servecast.sim.programreport import program_figures
+from servecast.traces.columns import Labels, PrefixBlocks
 from servecast.traces.programs import ParentRows, Programs
 from servecast.traces.streams import Stream
-from servecast.traces.table import Labels, PrefixBlocks, RequestTable
+from servecast.traces.table import RequestTable
 
 RETENTIONS = {
     "continuum": {"name": "continuum", "enough": 5},

@@ -16,8 +16,9 @@ import pytest
 from servecast.sim.programreport import program_figures, program_rows
 from servecast.sim.report import build_report
 from servecast.sim.write import write_results
+from servecast.traces.columns import Labels
 from servecast.traces.programs import ParentRows, Programs
-from servecast.traces.table import Labels, RequestTable
+from servecast.traces.table import RequestTable
 
 TICK = 2.0**-36
 PAGE = Path(__file__).parents[2] / "docs" / "output.md"

@@ -9,7 +9,8 @@ from servecast.errors import InputError
 from servecast.sim.deploy import deploy
 from servecast.sim.records import End
 from servecast.sim.report import build_report
-from servecast.traces.table import Labels, RequestTable
+from servecast.traces.columns import Labels
+from servecast.traces.table import RequestTable
 
 ROUTERS = {
     "session home": "session_home",

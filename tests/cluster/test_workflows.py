@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from servecast.errors import InputError
+from servecast.traces.columns import Labels, PrefixBlocks
 from servecast.traces.prefix_groups import group_prefixes, prefix_groups, saved_share
 from servecast.traces.programs import ParentRows, Programs
-from servecast.traces.table import Labels, PrefixBlocks, RequestTable
+from servecast.traces.table import RequestTable
 from servecast.traces.workflow import expected_output, share_of_work
 
 STUDY = Path(__file__).parents[2] / "bench" / "studies" / "hexgen.py"

@@ -9,8 +9,9 @@ from servecast.configs.plan import plan_from
 from servecast.real_backend.blocks import placed
 from servecast.sim.oracle import ListEngine
 from servecast.sim.run import run
+from servecast.traces.columns import PrefixBlocks
 from servecast.traces.streams import Stream
-from servecast.traces.table import PrefixBlocks, RequestTable
+from servecast.traces.table import RequestTable
 
 
 class Readers(ListEngine):

@@ -24,8 +24,9 @@ from servecast.real_backend.operators import EPSILON, TorchOperators, TritonOper
 from servecast.real_backend.serve import Server, make_prompts
 from servecast.sim.report import build_report
 from servecast.sim.run import run
+from servecast.traces.columns import Labels, PrefixBlocks
 from servecast.traces.streams import Stream
-from servecast.traces.table import Labels, PrefixBlocks, RequestTable
+from servecast.traces.table import RequestTable
 
 DENSE = {
     "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,

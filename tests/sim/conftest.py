@@ -26,8 +26,9 @@ from servecast.sim.programs import ProgramClients
 from servecast.sim.rank import Rank
 from servecast.sim.records import REQUEST_COLUMNS, Recorder
 from servecast.sim.replica import Replica
+from servecast.traces.columns import Labels, PrefixBlocks
 from servecast.traces.streams import Stream
-from servecast.traces.table import Labels, PrefixBlocks, RequestTable
+from servecast.traces.table import RequestTable
 
 
 class LinearStage:

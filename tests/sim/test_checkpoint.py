@@ -20,8 +20,9 @@ from servecast.sim.checkpoint import Checkpoint
 from servecast.sim.report import build_report
 from servecast.sim.run import run
 from servecast.sim.write import write_results
+from servecast.traces.columns import PrefixBlocks
 from servecast.traces.streams import Stream
-from servecast.traces.table import PrefixBlocks, RequestTable
+from servecast.traces.table import RequestTable
 
 POOL = {"name": "chat", "hardware": "h100", "replicas": 2, "num_gpu_blocks_override": 1200, "max_model_len": 4096}
 PLANS = {

@@ -8,7 +8,8 @@ import pytest
 from servecast.configs.plan import plan_from
 from servecast.errors import InputError
 from servecast.sim.run import run
-from servecast.traces.table import Labels, PrefixBlocks, RequestTable
+from servecast.traces.columns import Labels, PrefixBlocks
+from servecast.traces.table import RequestTable
 
 PROMPT, OUTPUT, BLOCKS = 64, 32, 60
 INPUT_WEIGHT, OUTPUT_WEIGHT = 1, 2  # VTC-artifact's

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from servecast.sim.core import Request
 from servecast.sim.policies.registry import make_policy
 from servecast.sim.prefix import PrefixPool
+from servecast.traces.columns import Labels, PrefixBlocks
 from servecast.traces.contexts import context_blocks
 from servecast.traces.load import load
 from servecast.traces.programs import ParentRows, Programs
 from servecast.traces.streams import Stream
-from servecast.traces.table import Labels, PrefixBlocks, RequestTable
+from servecast.traces.table import RequestTable
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ from servecast.sim.overload import overload_verdict
 from servecast.sim.records import COMPONENTS, End
 from servecast.sim.report import build_report
 from servecast.sim.run import run
+from servecast.traces.columns import Labels
 from servecast.traces.streams import Stream
-from servecast.traces.table import Labels, RequestTable
+from servecast.traces.table import RequestTable
 
 SECOND = 2**36
 SLO = """\

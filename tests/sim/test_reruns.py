@@ -15,9 +15,10 @@ from servecast.configs.plan import plan_from
 from servecast.sim.report import build_report
 from servecast.sim.run import run
 from servecast.sim.write import write_requests, write_results
+from servecast.traces.columns import Labels
 from servecast.traces.load import load
 from servecast.traces.streams import Stream
-from servecast.traces.table import Labels, RequestTable
+from servecast.traces.table import RequestTable
 from servecast.traces.write import write
 
 # -- 6 byte-identical reruns -------------------------------------------------------------------------------------

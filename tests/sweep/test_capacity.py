@@ -19,8 +19,9 @@ from servecast.planner.hopeless import Hopeless
 from servecast.planner.knee import SHARES
 from servecast.sim.report import build_report
 from servecast.sim.run import run
+from servecast.traces.columns import Labels
 from servecast.traces.streams import Stream
-from servecast.traces.table import Labels, RequestTable
+from servecast.traces.table import RequestTable
 from servecast.traces.transform import scale_rate
 
 

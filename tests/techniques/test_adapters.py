@@ -17,8 +17,9 @@ from servecast.costmodels.lora import LoraCost
 from servecast.errors import InputError
 from servecast.sim.adapters import AdapterPool, adapters_of
 from servecast.sim.core import Request
+from servecast.traces.columns import Labels
 from servecast.traces.streams import Stream
-from servecast.traces.table import Labels, RequestTable
+from servecast.traces.table import RequestTable
 
 S1, S2 = [8], [64, 32, 16, 8]
 

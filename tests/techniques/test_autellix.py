@@ -8,8 +8,9 @@ import numpy as np
 
 import servecast
 from servecast.configs.plan import load_plan, plan_from
+from servecast.traces.columns import Labels
 from servecast.traces.programs import ParentRows, Programs
-from servecast.traces.table import Labels, RequestTable
+from servecast.traces.table import RequestTable
 
 TICKS = 1 << 36
 PLAN = Path(servecast.__file__).parent / "configs" / "plans" / "techniques" / "atlas.yaml"

@@ -10,9 +10,10 @@ import pytest
 from servecast.cli import main
 from servecast.errors import InputError
 from servecast.traces.batch_prompt import batch_prompts
+from servecast.traces.columns import Labels
 from servecast.traces.load import load
 from servecast.traces.streams import Stream
-from servecast.traces.table import Labels, RequestTable
+from servecast.traces.table import RequestTable
 
 
 def questions(n: int = 320, shared: int = 150) -> RequestTable:

@@ -20,7 +20,8 @@ from servecast.costmodels.table import Provenance, TableSet, make_table
 from servecast.costmodels.techniques import with_techniques
 from servecast.errors import InputError
 from servecast.sim.deploy import deploy
-from servecast.traces.table import PrefixBlocks, RequestTable
+from servecast.traces.columns import PrefixBlocks
+from servecast.traces.table import RequestTable
 
 PRESETS = names("compression")
 LLAMA, A100 = find_model("llama-2-7b"), find_hardware("a100-80gb")

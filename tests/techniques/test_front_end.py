@@ -11,7 +11,8 @@ import pytest
 from servecast.configs.plan import plan_from
 from servecast.errors import InputError
 from servecast.sim.records import End
-from servecast.traces.table import Labels, RequestTable
+from servecast.traces.columns import Labels
+from servecast.traces.table import RequestTable
 
 TICKS = 1 << 36
 

@@ -18,8 +18,9 @@ from servecast.costmodels.sharing import level_works
 from servecast.costmodels.techniques import page_tokens, with_techniques
 from servecast.errors import InputError
 from servecast.sim.deploy import deploy
+from servecast.traces.columns import PrefixBlocks
 from servecast.traces.streams import Stream
-from servecast.traces.table import PrefixBlocks, RequestTable
+from servecast.traces.table import RequestTable
 
 CODE_LLAMA = dataclasses.replace(find_model("llama-2-13b"), max_position_embeddings=16384)  # the same layers
 LLAMA3 = find_model("llama-3.1-8b")

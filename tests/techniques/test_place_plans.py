@@ -15,7 +15,7 @@ from servecast.configs.plan import plan_from
 from servecast.configs.strict import read_mapping
 from servecast.errors import InputError
 from servecast.sim.deploy import deploy
-from servecast.traces.table import Labels, PrefixBlocks
+from servecast.traces.columns import Labels, PrefixBlocks
 
 FOLDER = Path(servecast.__file__).parent / "configs" / "plans" / "techniques"
 TECHNIQUE = {  # plan -> the keys, of the plan or of its pools, that are its technique

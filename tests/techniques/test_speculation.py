@@ -21,7 +21,8 @@ from servecast.errors import InputError
 from servecast.sim.acceptance import Acceptance
 from servecast.sim.core import Request
 from servecast.sim.deploy import deploy
-from servecast.traces.table import Labels, RequestTable
+from servecast.traces.columns import Labels
+from servecast.traces.table import RequestTable
 
 A100, H100 = find_hardware("a100-80gb"), find_hardware("h100")
 LLAMA2, LLAMA3, SMALL = find_model("llama-2-7b"), find_model("llama-3.1-8b"), find_model("llama-68m")

@@ -10,13 +10,14 @@ import pytest
 import yaml
 
 from servecast.errors import InputError
+from servecast.traces.columns import Labels
 from servecast.traces.fit import fit, write_params
 from servecast.traces.fit_sessions import history_and_growth, turn_numbers
 from servecast.traces.generate import generate
 from servecast.traces.load import load
 from servecast.traces.spec import build_spec
 from servecast.traces.stats import describe
-from servecast.traces.table import Labels, RequestTable
+from servecast.traces.table import RequestTable
 
 SAMPLE = Path(__file__).parents[2] / "traces" / "samples" / "chat-sample.jsonl.gz"
 QUANTILES = ("p50", "p90", "p95", "p99")

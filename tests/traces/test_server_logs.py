@@ -11,7 +11,7 @@ import pytest
 import servecast
 from servecast import InputError
 from servecast.configs.plan import load_plan
-from servecast.profiling.recorded import load_run
+from servecast.profiling.recorded.load import load_run
 from servecast.traces.load import load
 
 SECOND = 1_000_000_000

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from servecast.traces.columns import Labels, PrefixBlocks
 from servecast.traces.load import load
 from servecast.traces.stats import describe, hour_of_day, tokens_per_second
 from servecast.traces.streams import Stream
 from servecast.traces.summary import summary
-from servecast.traces.table import Labels, PrefixBlocks, RequestTable, Source
+from servecast.traces.table import RequestTable, Source
 
 
 def table(arrival: Any, **columns: Any) -> RequestTable:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from servecast.errors import InputError
-from servecast.traces.table import Labels, PrefixBlocks, RequestTable, Source
+from servecast.traces.columns import Labels, PrefixBlocks
+from servecast.traces.table import RequestTable, Source
 from servecast.traces.transform import limit, merge, scale_rate, where, window
 
 

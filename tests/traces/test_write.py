@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from servecast.errors import InputError
+from servecast.traces.columns import Labels, PrefixBlocks
 from servecast.traces.load import load
 from servecast.traces.readers.mapped import parse_mapping
-from servecast.traces.table import Labels, PrefixBlocks, RequestTable, Source
+from servecast.traces.table import RequestTable, Source
 from servecast.traces.write import write
 
 Write = Callable[..., Path]

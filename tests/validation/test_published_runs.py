@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from servecast.profiling.recorded import load_run
+from servecast.profiling.recorded.load import load_run
 from servecast.profiling.validate import compare, missed, validation
 
 EVERY_RUN = {

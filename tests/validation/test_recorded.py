@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from servecast.errors import InputError
-from servecast.profiling.recorded import METRICS, load_run
-from servecast.profiling.recorded_folder import engine_preset
+from servecast.profiling.recorded.folder import engine_preset
+from servecast.profiling.recorded.load import load_run
+from servecast.profiling.recorded.run import METRICS
 from servecast.sim.deploy import deploy
 
 COLUMNS = "id,prompt_tokens,output_tokens,arrival_s,queued_s,scheduled_s,first_token_s,last_token_s"

@@ -12,7 +12,8 @@ from servecast.cli import main
 from servecast.errors import InputError
 from servecast.profiling.calibrate import STEPS, calibrate, with_constants
 from servecast.profiling.noise import spread
-from servecast.profiling.recorded import METRICS, RecordedRun, load_run
+from servecast.profiling.recorded.load import load_run
+from servecast.profiling.recorded.run import METRICS, RecordedRun
 from servecast.profiling.validate import compare, missed, parse_limits, simulated_seconds, validation
 from servecast.sim.deploy import deploy
 from servecast.sim.report import build_report

@@ -15,9 +15,9 @@ from typing import Any, TextIO
 import numpy as np
 
 from ...errors import InputError
+from ..columns import Floats, Ints, Labels
 from ..contexts import context_blocks
 from ..programs import ParentRows, Programs
-from ..table import Floats, Ints, Labels
 from .base import Columns, Reader, check_names, scores
 from .rows import read_csv
 

@@ -10,7 +10,7 @@ from typing import TextIO
 
 import numpy as np
 
-from ..table import Ints
+from ..columns import Ints
 from .base import Columns, Reader, check_names, joined, scores
 from .clock import nanoseconds, since_first
 from .rows import read_csv

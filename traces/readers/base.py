@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ...errors import InputError, nearest_name
 from ..chunks import Chunks
+from ..columns import Floats, Ints, Labels, PrefixBlocks
 from ..programs import Programs
-from ..table import Floats, Ints, Labels, PrefixBlocks
 
 Names = frozenset[str]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..table import Floats, Ints
+from ..columns import Floats, Ints
 from .rows import Rows
 
 _ZONE = re.compile(r"(?:Z|([+-])(\d\d):?(\d\d))$")

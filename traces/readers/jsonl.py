@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 
 from ...errors import InputError
+from ..columns import Floats, Ints, Labels, PrefixBlocks
 from ..programs import linked
-from ..table import Floats, Ints, Labels, PrefixBlocks
 from .base import Columns, LabelColumn, joined
 from .rows import JsonRows
 

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from ...errors import InputError, nearest_name, unknown_name
-from ..table import Floats, Ints
+from ..columns import Floats, Ints
 from .base import Columns, LabelColumn, joined
 from .clock import nanoseconds, since_first
 from .rows import read_csv

@@ -19,7 +19,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from ...errors import InputError, shown
-from ..table import Labels
+from ..columns import Labels
 from .base import Columns, Head, Reader
 
 _INPUT = ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens")

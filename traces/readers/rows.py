@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from ...errors import InputError, nearest_name
-from ..table import Floats, Ints
+from ..columns import Floats, Ints
 from .base import Names
 
 BLOCK = 1 << 16  # characters of a CSV read at a time: cells and columns stay in the processor's cache

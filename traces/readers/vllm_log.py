@@ -17,7 +17,7 @@ from typing import TextIO
 import numpy as np
 
 from ...errors import InputError
-from ..table import Labels
+from ..columns import Labels
 from .base import Columns, Head, Reader
 
 _STAMP = re.compile(r"\b(?:DEBUG|INFO|WARNING|ERROR) (\d\d)-(\d\d) (\d\d):(\d\d):(\d\d)\b")

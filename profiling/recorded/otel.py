@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..configs.plan import Plan
-from ..traces.files import open_text
-from ..traces.load import read
-from ..traces.readers.otel import read_spans
-from ..traces.table import Floats
-from .recorded import RecordedRun, metrics
+from ...configs.plan import Plan
+from ...traces.columns import Floats
+from ...traces.files import open_text
+from ...traces.readers.otel import read_spans
+from ...traces.recording import read
+from .run import RecordedRun, metrics
 
 
 def fits(path: Path) -> bool:

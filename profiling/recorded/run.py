@@ -1,8 +1,4 @@
-"""A recorded run: the workload that an engine served, its settings, and when each request was answered.
-
-Formats: our own `requests.csv.gz` (or the folder that holds it), the folders of recorded vLLM runs (`recorded_folder`),
-the detailed JSON of `vllm bench serve` (`recorded_bench`), and OpenTelemetry spans (`recorded_otel`).
-"""
+"""A recorded run: the workload that an engine served, its settings, and when each request was answered."""
 
 from __future__ import annotations
 
@@ -12,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..configs.plan import Plan
-from ..errors import InputError
-from ..traces.files import open_text
-from ..traces.readers.rows import read_csv
-from ..traces.table import Floats, Labels, PrefixBlocks, RequestTable, Source
+from ...configs.plan import Plan
+from ...errors import InputError
+from ...traces.columns import Floats, Labels, PrefixBlocks
+from ...traces.files import open_text
+from ...traces.readers.rows import read_csv
+from ...traces.table import RequestTable, Source
 
 METRICS = ("ttft_from_arrival", "ttft_from_queue", "tpot", "e2e_from_arrival", "e2e_from_queue")
 TIMES = ("queued", "first_token", "last_token")
@@ -40,40 +37,6 @@ class RecordedRun:
     users: int = 0
     kv_blocks: int | None = None
     notes: tuple[str, ...] = field(default=())
-
-
-def load_run(path: Path, plan: Plan | None = None) -> RecordedRun:
-    """The recorded run at `path`.
-
-    plan : the settings, needed where the record does not hold them; where it does, they are replaced.
-
-    Raises InputError for a path that holds no recorded run, or one without settings.
-    """
-    from . import recorded_bench, recorded_folder, recorded_otel
-
-    if recorded_folder.fits(path):
-        return recorded_folder.read(path, plan)
-    results = path / "requests.csv.gz" if path.is_dir() else path
-    if path.is_dir() and not results.is_file():
-        expected = "run.json beside real_requests.csv, or requests.csv.gz of `servecast simulate --out`"
-        raise InputError(str(path), "no recorded run in it", expected)
-    if plan is None:
-        raise InputError("--plan", "missing", f"the plan that {path.name} was served with: it holds no settings itself")
-    if recorded_otel.fits(path):
-        return recorded_otel.read_run(path, plan)
-    if recorded_bench.fits(path):
-        return recorded_bench.read(path, plan)
-    return _results(results, plan)
-
-
-def _results(path: Path, plan: Plan) -> RecordedRun:
-    """Our own result file."""
-    ids, columns = read_times(path, "request_id")
-    finished = np.isfinite(columns["last_token"]) & (columns["generated"] == columns["output_tokens"])
-    for name in TIMES:
-        columns[name][~finished] = np.nan
-    table, seconds = timed(path.name, ids, columns, None)
-    return RecordedRun(path.parent.name or path.name, table, plan, seconds)
 
 
 def read_times(path: Path, id_column: str) -> tuple[list[str], dict[str, Floats]]:

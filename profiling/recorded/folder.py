@@ -12,15 +12,15 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..configs.catalog import names
-from ..configs.engine import find_engine
-from ..configs.plan import Plan, plan_from
-from ..configs.strict import read_mapping
-from ..costmodels.readers import llmservingsim
-from ..errors import InputError, nearest_name
-from ..traces.files import open_text
-from ..traces.table import PrefixBlocks
-from .recorded import RecordedRun, read_times, timed
+from ...configs.catalog import names
+from ...configs.engine import find_engine
+from ...configs.plan import Plan, plan_from
+from ...configs.strict import read_mapping
+from ...costmodels.readers import llmservingsim
+from ...errors import InputError, nearest_name
+from ...traces.columns import PrefixBlocks
+from ...traces.files import open_text
+from .run import RecordedRun, read_times, timed
 
 REQUESTS = "real_requests.csv"
 BLOCK = 16  # tokens of a prefix block in these folders

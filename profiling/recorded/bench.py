@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from ..configs.plan import Plan
-from ..configs.strict import read_mapping
-from ..errors import InputError
-from ..traces.table import Floats, RequestTable, Source
-from .recorded import RecordedRun, metrics
+from ...configs.plan import Plan
+from ...configs.strict import read_mapping
+from ...errors import InputError
+from ...traces.columns import Floats
+from ...traces.table import RequestTable, Source
+from .run import RecordedRun, metrics
 
 LISTS = ("input_lens", "output_lens", "ttfts", "itls")
 

@@ -1,0 +1,1 @@
+"""Recorded runs of real engines: one form, a reader a format."""
