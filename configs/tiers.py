@@ -15,7 +15,8 @@ class Tier:
     """One level below the device.
 
     capacity : GiB, of each replica's own or of the one that all share. bandwidth : bytes/s in one direction; None = of
-        the hardware card's link to the host. latency : seconds of a transfer, besides its bytes.
+        the hardware card's link to the host. latency : seconds of a call, besides its bytes.
+    group : neighbouring KV blocks that one call moves; None = a transfer is one call.
     shared : one for all replicas, whose transfers share its bandwidth fairly.
     write : "through", what a request has written is copied when it ends; "back", what the level above evicts comes
     here,
@@ -27,6 +28,7 @@ class Tier:
     capacity: float
     bandwidth: float | None = None
     latency: float = 0.0
+    group: int | None = None
     shared: bool = False
     write: Literal["through", "back"] = "through"
     compression: float = 1.0
@@ -35,6 +37,7 @@ class Tier:
         check(self.capacity > 0, "capacity", self.capacity, "GiB above 0")
         check(self.bandwidth is None or self.bandwidth > 0, "bandwidth", self.bandwidth, "bytes/s above 0")
         check(0 <= self.latency <= 1e8, "latency", self.latency, "0 to 1e8 seconds")
+        check(self.group is None or self.group >= 1, "group", self.group, "at least 1 block")
         check(self.compression >= 1, "compression", self.compression, "at least 1")
         if self.shared and self.write == "back":
             raise InputError(

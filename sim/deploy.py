@@ -28,7 +28,7 @@ from ..costmodels.transfer import swap_seconds
 from ..errors import InputError, unknown_name
 from ..traces.columns import PrefixBlocks
 from .adapters import AdapterPool, with_adapters
-from .core import BatchPolicy, CappedLimits, Limits, QueuePolicy, Router
+from .core import BatchPolicy, CappedLimits, KVPolicy, Limits, QueuePolicy, Router
 from .dynamics import check_dynamics
 from .eviction import Eviction, EvictionPolicy
 from .kv import BlockPool
@@ -37,6 +37,7 @@ from .prefix import PrefixPool
 from .retention import check_retention
 from .reuse import ReusePool
 from .roles import check_roles
+from .swapspace import SwapSpace
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,6 @@ class Deployment:
 
     capacity : the memory arithmetic, also where `num_gpu_blocks_override` replaces its result.
     blocks, host_blocks : KV blocks of one engine on the device, less what it reserves, and in the host's swap space.
-    swap_ticks : to move one block between them.
     prefix_caching : whether freed KV blocks can be found again. reuses : whether chunks are, wherever they stand.
     shared : times of two streams, where the pool has them.
     drafter : what drafts, where tokens are speculated on and that takes time.
@@ -62,7 +62,6 @@ class Deployment:
     capacity: KVCapacity
     blocks: int
     host_blocks: int
-    swap_ticks: int
     prefix_caching: bool
     usd_per_hour: float | None
     where: str
@@ -102,6 +101,16 @@ class Deployment:
             return kind(self.blocks, self.limits.block_size, prefixes, worth)
         except InputError as error:
             raise error.at(self.where) from None
+
+    def swap_space(self, kv: KVPolicy) -> SwapSpace:
+        """The host memory of one engine for those who lose their blocks, as its KV policy uses it."""
+        if not (self.host_blocks and kv.swaps):
+            return SwapSpace(self.host_blocks)
+        block = self.capacity.shape.token_bytes * self.capacity.block_size
+        latency = ticks(swap_seconds(0, self.hardware))
+        each = ticks(swap_seconds(block, self.hardware)) - latency
+        keep, overlap = (bool(getattr(kv, name, False)) for name in ("keep", "overlap"))
+        return SwapSpace(self.host_blocks, getattr(kv, "group", 1), latency, each, keep, overlap)
 
     def _make(self, kind: str, choice: PolicyChoice) -> Any:
         where = f"{self.where}.{kind}"
@@ -219,10 +228,6 @@ def _deploy(plan: Plan, pool: Pool, where: str) -> Deployment:
     except InputError as error:
         raise error.at(where) from None
     sized = _sized(plan, pool, where, preset, model, hardware, limits, capacity, cost)
-    group = getattr(sized.batch_policy().kv, "group", 1)
-    if group > 1 and sized.host_blocks:
-        block = capacity.shape.token_bytes * capacity.block_size
-        sized = dataclasses.replace(sized, swap_ticks=ticks(swap_seconds(group * block, hardware) / group))
     shared = _shared(plan, sized) if pool.streams else None
     return dataclasses.replace(sized, drafter=drafter, shared=shared)
 
@@ -410,7 +415,6 @@ def _sized(
     return Deployment(
         pool=pool, model=model, hardware=hardware, preset=preset, limits=limits, cost=cost, capacity=capacity,
         blocks=blocks, host_blocks=host_blocks,
-        swap_ticks=ticks(swap_seconds(block_bytes, hardware)) if host_blocks else 0,
         prefix_caching=False,
         usd_per_hour=_usd_per_hour(pool, price, cost),
         where=where,

@@ -25,13 +25,12 @@ class Domain:
     place : rank among simultaneous events; arrivals have place 0, so at equal ticks they come first.
     gone : called with a request that was cancelled or that nothing can ever admit, once the rank has dropped it,
         and the tick.
-    swap_ticks : time to move one KV block between device and host.
     step_by_step : never leap, but assert at each iteration the promises that would have allowed it.
     """
 
     def __init__(
         self, env: Clock, turn: Turn, place: int, rank: Rank, cost: CostModel, recorder: Recorder, number: int,
-        gone: Callable[[Request, int], None], swap_ticks: int = 0, step_by_step: bool = False,
+        gone: Callable[[Request, int], None], step_by_step: bool = False,
     ) -> None:  # fmt: skip
         self.env = env
         self.turn = turn
@@ -44,7 +43,6 @@ class Domain:
         self._meter_pieces = [stages[0].piece for stages in cost.meters.values()]
         self._metered: list[Piece] = []
         self.gone = gone
-        self.swap_ticks = swap_ticks
         self.leaps = recorder.leaps[number]
         self.odd_gaps = recorder.odd_gaps[number]
         self.inbox: list[Request] = []  # arrived since the last boundary
@@ -258,12 +256,11 @@ class Domain:
             limit = 1
         self._host = host = self._host_ticks(decodes + len(chunks))
         base += host
-        if batch.swapped_blocks:
-            base += batch.swapped_blocks * self.swap_ticks
-            limit = 1
         if self.beside:
             stall = self.beside.stall(start)
             base, limit = base + stall, 1 if stall else limit
+        if batch.copying:
+            base, limit = max(base, batch.copying) if rank.host.overlaps else base + batch.copying, 1
         if limit > 1 and decodes:
             for cohort in batch.cohorts:
                 finish = cohort.next_finish()

@@ -40,7 +40,8 @@ def make_loader(
                 known = shared.get(name) or _built(tier, name, network, d, sizes[engine], below)
                 shared[name] = known
                 below = known[0] if tier.write == "back" else None
-                levels[engine].insert(0, Level(tier, *known))
+                block = sizes[engine] * d.limits.block_size / tier.compression
+                levels[engine].insert(0, Level(tier, *known, block))
     return Loader(cluster, network, plan.tiers, policy, levels, sizes, layers)
 
 

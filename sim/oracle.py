@@ -20,6 +20,7 @@ from .domain import Errand
 from .events import Clock, Moment, Turn
 from .kv import BlockPool
 from .queues import live, make_queue, ranked
+from .swapspace import SwapSpace
 
 
 class ListEngine:
@@ -31,12 +32,12 @@ class ListEngine:
         self, env: Clock, turn: Turn, place: int, limits: Limits, policy: BatchPolicy, queue: QueuePolicy,
         blocks: int, lengths: Sequence[int], ended: Callable[[Request, int], None],
         gone: Callable[[Request, int], None],
-        cost: CostModel, host_blocks: int = 0, swap_ticks: int = 0, pool: BlockPool | None = None, ahead: bool = False,
+        cost: CostModel, host: SwapSpace | None = None, pool: BlockPool | None = None, ahead: bool = False,
     ) -> None:  # fmt: skip
         self.env, self.turn, self.place = env, turn, place
         self.limits, self.policy, self.kv, self.queue = limits, policy, policy.kv, queue
         self.lengths, self.ended, self.gone, self.cost = lengths, ended, gone, cost
-        self.total_blocks, self.host_free, self.swap_ticks = blocks, host_blocks, swap_ticks
+        self.total_blocks, self.host = blocks, host or SwapSpace()
         self.pool = pool or BlockPool(blocks)
         self.caching, self.lookup, self.promise = self.pool.caching, self.pool.lookup, self.pool.promise
         self.fifo, self.queue_key = queue.fifo, queue.key
@@ -60,7 +61,7 @@ class ListEngine:
         self.beside: Beside | None = None  # adapters or remote attention
         self.ahead = ahead  # asynchronous scheduling: see `asynchronous`
         self.begin = 0  # when the batch at hand starts
-        self.preempted = self.preemptions = self.admissions = self.swapped_blocks = self.steps = 0
+        self.preempted = self.preemptions = self.admissions = self.steps = 0
         self.iterations: list[tuple[int, int, int, int]] = []  # start, ticks, decodes, prompt tokens
         self.gaps: list[int] = []  # ticks between any two consecutive tokens of a request
         self.rank = self  # where a router looks
@@ -127,12 +128,12 @@ class ListEngine:
     def crash(self) -> list[Request]:
         lost = [*self.active, *self.swapped, *self.waiting, *self.inbox]
         self.waiting.clear()
-        self.host_free += sum(r.blocks for r in self.swapped)
+        self.host.clear()
         self.pool.clear()
         self.flights, self.stage_free, self.alarm = [], [0] * len(self.stage_free), None
         self.landings, self.flying = set(), set()
         self.inbox, self.quitting, self.errands, self.swapped, self.active = [], [], [], [], []
-        self.held_back, self.claimed, self.epoch, self.swapped_blocks = [], 0, self.epoch + 1, 0
+        self.held_back, self.claimed, self.epoch = [], 0, self.epoch + 1
         return lost
 
     def change_cost(self, cost: CostModel) -> None:
@@ -277,8 +278,7 @@ class ListEngine:
             observe(step)
         for request in step.resume:
             self.swapped.remove(request)
-            self.host_free += request.blocks
-            self.swapped_blocks += request.blocks
+            self.host.give_back(request, self.limits)
             self.pool.take(request.blocks)
             request.preemption += self.begin - request.last_token
             request.since = self.begin
@@ -298,7 +298,6 @@ class ListEngine:
         self.held_back = []
         flight = SimpleNamespace(start=self.begin, decodes=decodes, parts=parts, done=[])
         self.compute(flight, step.ghosts)
-        self.swapped_blocks = 0
         self.flights.append(flight)
         self.flying.update(decodes, (r for r, _ in parts))
         self.iterations.append((self.begin, flight.end - self.begin, len(decodes), sum(t for _, t in parts)))
@@ -314,7 +313,8 @@ class ListEngine:
         contexts += [sum(contexts) // len(contexts)] * ghosts if contexts else []
         host = self.cost.host(len(contexts) + len(chunks))
         context = (len(contexts), sum(contexts), min(contexts, default=0), max(contexts, default=0))
-        ready = self.begin + host + self.swapped_blocks * self.swap_ticks
+        copying = self.host.begin()
+        ready = self.begin + host + (0 if self.host.overlaps else copying)
         pure, own = 0, [0] * len(chunks)
         if self.beside:
             extra = self.beside.iteration(flight.decodes, flight.parts)
@@ -327,6 +327,7 @@ class ListEngine:
             if contexts:
                 pure += stage.piece((), *context)[0]
             own = [ticks + stage.piece((c,), 0, 0, 0, 0)[0] for ticks, c in zip(own, chunks, strict=True)]
+        self.stage_free[-1] = ready = max(ready, self.begin + copying)
         flight.end, flight.host, flight.pure, flight.own = ready, host, pure, own
 
     def admit(self, request: Request, tokens: int, blocks: int) -> None:
@@ -387,6 +388,7 @@ class ListEngine:
             self.surrender(request)
             if not (self.pins and self.pins.keep(request, flight.end)):
                 self.pool.release(request)
+            self.host.forget(request)
             self.ended(request, flight.end)
 
     def token(self, request: Request, now: int) -> list[Request]:
@@ -415,9 +417,7 @@ class ListEngine:
         self.release(request, preempted=True)
         request.preemptions += 1
         self.preemptions += 1
-        if self.kv.swaps and decoding and request.blocks <= self.host_free:
-            self.host_free -= request.blocks
-            self.swapped_blocks += request.blocks
+        if self.kv.swaps and decoding and self.host.take_in(request):
             self.swapped = sorted([*self.swapped, request], key=lambda r: r.order)
         else:
             request.computed = request.blocks = 0
@@ -440,7 +440,8 @@ class ListEngine:
             self.release(request)
         elif request in self.swapped:
             self.swapped.remove(request)
-            self.host_free += request.blocks
+            self.host.let_go(request)
         else:
             self.waiting.remove(request)
+        self.host.forget(request)
         self.gone(request, now)

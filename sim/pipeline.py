@@ -122,7 +122,7 @@ class PipelineDomain(Domain):
         tokens = decodes + sum(tokens for tokens, _ in batch.chunks)
         host = cost.host(decodes + len(batch.chunks))
         hop = cost.hop(tokens)
-        ready = now + host + batch.swapped_blocks * self.swap_ticks
+        ready = now + host + (0 if self.rank.host.overlaps else batch.copying)
         pure = 0
         own = [0] * len(batch.chunks)
         for number, stage in enumerate(cost.stages):
@@ -139,6 +139,7 @@ class PipelineDomain(Domain):
                 pure += stage.piece((), decodes, context_sum, low, high)[0]
             for i, chunk in enumerate(batch.chunks):
                 own[i] += stage.piece((chunk,), 0, 0, 0, 0)[0]
+        self._stage_free[-1] = ready = max(ready, now + batch.copying)
         self.flights.append(Flight(batch, now, ready, host, pure, own))
         self._landings.add(Moment(self.env, ready, self.place, self._boundary))
 

@@ -12,6 +12,7 @@ from .cohort import Cohort
 from .core import FOREVER, BatchPolicy, Limits, Part, QueuePolicy, Request, Step
 from .kv import BlockPool
 from .queues import live, make_queue, ranked
+from .swapspace import SwapSpace
 
 if TYPE_CHECKING:
     from .pins import Pins
@@ -24,10 +25,10 @@ class Batch:
 
     granted : blocks that its decodes take in the first iteration.
     parts, chunks : prompt parts, and the same as (tokens, context).
-    swapped_blocks : moved between device and host before it could start.
+    copying : ticks of the copies between device and host before it could start.
     """
 
-    __slots__ = ("chunks", "cohorts", "decodes", "granted", "parts", "swapped_blocks")
+    __slots__ = ("chunks", "cohorts", "copying", "decodes", "granted", "parts")
 
     def __init__(self, cohorts: list[Cohort], decodes: int, granted: int) -> None:
         self.cohorts = cohorts
@@ -35,7 +36,7 @@ class Batch:
         self.granted = granted
         self.parts: Sequence[Part] = ()
         self.chunks: Sequence[Chunk] = ()
-        self.swapped_blocks = 0
+        self.copying = 0
 
 
 class Rank:
@@ -43,7 +44,7 @@ class Rank:
 
     lengths : true output length by request index; the only copy, and no policy is given it.
     ended : called with a request whose last token has come, and the tick.
-    host_blocks : KV blocks that fit into the host's swap space.
+    host : its swap space; by default none.
     pool : of `blocks` KV blocks; by default one without prefix caching.
     """
 
@@ -55,7 +56,7 @@ class Rank:
         blocks: int,
         lengths: Sequence[int],
         ended: Callable[[Request, int], None],
-        host_blocks: int = 0,
+        host: SwapSpace | None = None,
         pool: BlockPool | None = None,
     ) -> None:
         self.limits = limits
@@ -65,7 +66,7 @@ class Rank:
         self.pool = pool or BlockPool(blocks)
         self.lookup, self.promise, self.caching = self.pool.lookup, self.pool.promise, self.pool.caching
         self.total_blocks = blocks
-        self.host_free = host_blocks
+        self.host = host or SwapSpace()
         self.lengths = lengths
         self.ended = ended
         self.queue = queue
@@ -92,7 +93,6 @@ class Rank:
         self.decode_demand = 0
         self.free_blocks = blocks
         self._held_back: list[Request] = []  # may not run in the next step
-        self._swapped_blocks = 0  # moved to or from the host since the last launch
         self._admissions = 0
 
     def _cohort(self) -> Cohort:
@@ -240,8 +240,8 @@ class Rank:
             self.idle = []
         if batch.granted:
             self.pool.take(batch.granted)
-        if self._swapped_blocks:
-            batch.swapped_blocks, self._swapped_blocks = self._swapped_blocks, 0
+        if self.host.copying:
+            batch.copying = self.host.begin()
         if step.chunks or step.admit:
             self._launch_prompts(batch, step)
         if self._held_back:
@@ -366,6 +366,8 @@ class Rank:
             self.running -= 1
             if not (self.pins and self.pins.keep(request, now)):
                 self.pool.release(request)
+            if request.preemptions:
+                self.host.forget(request)
             self.ended(request, now)
 
     def _complete_prompts(self, batch: Batch, iterations: int, end: int, done: list[Request]) -> None:
@@ -440,9 +442,7 @@ class Rank:
         self._stop(request, preempted=True)
         request.preemptions += 1
         self.preemptions += 1
-        if swap and request.blocks <= self.host_free:
-            self.host_free -= request.blocks
-            self._swapped_blocks += request.blocks
+        if swap and self.host.take_in(request):
             self.swapped.append(request)
             self.swapped.sort(key=_order)
             return
@@ -457,8 +457,7 @@ class Rank:
 
     def _swap_in(self, request: Request) -> None:
         self.swapped.remove(request)
-        self.host_free += request.blocks
-        self._swapped_blocks += request.blocks
+        self.host.give_back(request, self.limits)
         self.pool.take(request.blocks)
         self.running += 1
         request.preemption += self._start - request.last_token
@@ -468,11 +467,12 @@ class Rank:
         """Forget a request that is not in flight, wherever it is."""
         if request in self.swapped:
             self.swapped.remove(request)
-            self.host_free += request.blocks
+            self.host.let_go(request)
         elif request.cohort or request in self.prefills:
             self._stop(request)
         else:
             self.waiting.remove(request)
+        self.host.forget(request)
 
     def crash(self, batch: Batch | None) -> list[Request]:
         """Lose everything, with what `batch` was computing; returns the requests that were here."""
@@ -486,8 +486,8 @@ class Rank:
         lost = running + self.swapped + list(self.waiting)
         self.waiting.clear()
         self.idle, self.prefills, self.swapped, self.flying = [self._cohort()], [], [], []
-        self._held_back, self._swapped_blocks, self.restart_gaps = [], 0, []
-        self.host_free += sum(r.blocks for r in lost[len(running) :])
+        self._held_back, self.restart_gaps = [], []
+        self.host.clear()
         self.running = self.claimed = 0
         self.epoch += 1
         self.pool.clear()

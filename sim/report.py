@@ -130,7 +130,14 @@ def _pool(run: Run, number: int) -> dict[str, Any]:
         "time_shares": time_shares(engines),
         "energy": _energy(run, d, engines),
         **_speculation(engines),
+        **_swaps(engines),
     }
+
+
+def _swaps(engines: Sequence[EngineInfo]) -> dict[str, Any]:
+    """What moved between device and host, where requests were swapped out."""
+    sums = {name: sum(e.swaps[name] for e in engines) for name in engines[0].swaps} if engines else {}
+    return {"swaps": sums} if any(sums.values()) else {}
 
 
 def _speculation(engines: Sequence[EngineInfo]) -> dict[str, Any]:

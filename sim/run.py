@@ -62,6 +62,7 @@ class EngineInfo:
     meters: dict[str, int]  # sums of the cost model's meters
     drafted: int  # tokens, where they are speculated on
     accepted: int
+    swaps: dict[str, int]  # blocks copied to the host and back, and those that were there already
 
 
 @dataclass
@@ -298,16 +299,15 @@ class _World:
         queue = deployment.queue_policy()
         if hasattr(queue, "meet"):
             queue.meet(self._tenants)
-        rank = (
-            deployment.limits, deployment.batch_policy(), queue, deployment.blocks,
-            cluster.lengths, cluster.finished,
-        )  # fmt: skip
+        policy = deployment.batch_policy()
+        host = deployment.swap_space(policy.kv)
+        rank = (deployment.limits, policy, queue, deployment.blocks, cluster.lengths, cluster.finished)
         if deployment.pool.techniques.speculation:
             engine = speculative(deployment, self._seed, self._classes)
         if engine:
             made: Any = engine(
-                self.env, cluster.turn, number + 1, *rank, cluster.gone, deployment.cost, deployment.host_blocks,
-                deployment.swap_ticks, pool, self._ahead(deployment), recorder=self.recorder, number=number,
+                self.env, cluster.turn, number + 1, *rank, cluster.gone, deployment.cost, host, pool,
+                self._ahead(deployment), recorder=self.recorder, number=number,
             )  # fmt: skip
             made.beside = adapters
             return made
@@ -321,8 +321,8 @@ class _World:
         elif self._ahead(deployment):
             kind = AheadDomain
         made = kind(
-            self.env, cluster.turn, number + 1, Rank(*rank, deployment.host_blocks, pool), deployment.cost,
-            self.recorder, number, cluster.gone, deployment.swap_ticks, step_by_step,
+            self.env, cluster.turn, number + 1, Rank(*rank, host, pool), deployment.cost,
+            self.recorder, number, cluster.gone, step_by_step,
         )  # fmt: skip
         made.beside = adapters
         if deployment.shared:
@@ -425,4 +425,5 @@ def _info(replica: Replica, domain: Any) -> EngineInfo:
         replica.id, replica.pool, rank.total_blocks, getattr(domain, "busy", 0), getattr(domain, "outside", 0),
         rank.preemptions, len(domain.cost.stages), getattr(domain, "meters", {}),
         getattr(domain, "drafted", 0), getattr(domain, "accepted", 0),
+        {"blocks_out": rank.host.out, "blocks_back": rank.host.back, "blocks_kept": rank.host.spared},
     )  # fmt: skip

@@ -107,12 +107,13 @@ class SpeculativeEngine(ListEngine):
             drafting += self.drafter.prefill(chunks)
             own = [alone + self.drafter.prefill([c]) for alone, c in zip(own, chunks, strict=True)]
         flight.own, flight.host = own, self.cost.host(len(contexts) + len(chunks))
-        moved = self.swapped_blocks * self.swap_ticks
+        copying, beside = self.host.begin(), 0
         if self.beside:
-            extra = self.beside.iteration(flight.decodes, flight.parts)
-            moved += extra + self.beside.stall(self.begin)
-            flight.pure += 0 if chunks else extra
-        flight.end = self.begin + flight.host + moved + verify + drafting
+            beside = self.beside.iteration(flight.decodes, flight.parts)
+            flight.pure += 0 if chunks else beside
+            beside += self.beside.stall(self.begin)
+        work = flight.host + beside + verify + drafting
+        flight.end = self.begin + (max(work, copying) if self.host.overlaps else work + copying)
         self.busy += flight.end - flight.start
         self.outside += outside
         flight.used, flight.queue = self.total_blocks - self.pool.free, len(self.waiting)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from math import ceil, inf
 from typing import Any, NamedTuple, Protocol
 
 from ..configs.tiers import Tier, Tiers
@@ -47,13 +48,18 @@ class LoadPolicy(Protocol):
 
 
 class Level:
-    """One tier of one engine: its store, which others may share, and its links."""
+    """One tier of one engine: its store, which others may share, and its links. block : bytes of a KV block there."""
 
-    def __init__(self, spec: Tier, store: TierStore, links: tuple[Link, Link]) -> None:
+    def __init__(self, spec: Tier, store: TierStore, links: tuple[Link, Link], block: float) -> None:
         self.spec = spec
         self.store = store
         self.up, self.down = links  # to the device, and from it
-        self.latency = ticks(spec.latency)
+        self._latency = ticks(spec.latency)
+        self._call = spec.group * block if spec.group else inf
+
+    def latency(self, size: float) -> int:
+        """Ticks of the calls that move so many bytes."""
+        return self._latency * max(1, ceil(size / self._call))
 
 
 class Load:
@@ -111,7 +117,7 @@ class Loader:
     def _write(self, level: Level, chain: Sequence[tuple[int, int]], size: int) -> None:
         self.writes += 1
         self.bytes_due += size
-        self.network.send((level.down,), size, level.latency, partial(level.store.put, chain))
+        self.network.send((level.down,), size, level.latency(size), partial(level.store.put, chain))
 
     def _bytes(self, engine: Any, tokens: int, level: Level) -> int:
         return round(self._token_bytes[engine] * tokens / level.spec.compression)
@@ -204,7 +210,7 @@ class Loader:
             return
         self.bytes_due += size
         self.network.book((level.up,), hidden)
-        load.flow = self.network.send((level.up,), size - hidden, level.latency, partial(self._arrived, load))
+        load.flow = self.network.send((level.up,), size - hidden, level.latency(size), partial(self._arrived, load))
 
     def _arrived(self, load: Load) -> None:
         load.flow = None
@@ -234,4 +240,4 @@ class Loader:
 
 def _seconds(level: Level, size: float) -> float:
     """To load so many bytes, were the link shared with those that use it now."""
-    return size * (len(level.up.flows) + 1) / level.up.capacity + seconds(level.latency)
+    return size * (len(level.up.flows) + 1) / level.up.capacity + seconds(level.latency(size))

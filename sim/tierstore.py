@@ -20,12 +20,22 @@ class TierStore:
             had = self._held.pop(key, 0)
             self._held[key] = max(had, blocks)
             self.used += max(had, blocks) - had
-        while self.used > self.capacity:
+        self.resize(self.capacity)
+
+    def resize(self, capacity: int) -> None:
+        """From now on there is room for so much; the oldest goes where that is too little."""
+        self.capacity = capacity
+        while self.used > capacity:
             key = next(iter(self._held))
-            blocks = self._held.pop(key)
-            self.used -= blocks
+            blocks = self.drop(key)
             if self.below:
                 self.below.put([(key, blocks)])
+
+    def drop(self, key: int) -> int:
+        """Forget a key; returns its blocks."""
+        blocks = self._held.pop(key, 0)
+        self.used -= blocks
+        return blocks
 
     def blocks(self, key: int) -> int:
         """Of a key that are here."""

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import pytest
 
+from servecast.configs.tiers import Tier
+from servecast.costmodels.base import TICKS_PER_SECOND
 from servecast.errors import InputError
+from servecast.sim.links import Link
 from servecast.sim.policies.registry import make_policy
 from servecast.sim.programreport import program_figures
-from servecast.sim.tiers import Found
+from servecast.sim.tiers import Found, Level
 from servecast.sim.tierstore import TierStore
 
 HOST = {"name": "host", "capacity": 4.0}
 TIERS = {
-    "host": {"levels": [HOST]}, "slow and serial": {"levels": [{**HOST, "bandwidth": 2e8, "latency": 0.01}], "overlap":
-    "serial"}, "shared pool below": {"levels": [{**HOST, "capacity": 0.2}, {"name": "pool", "capacity": 9, "shared":
-    True, "bandwidth": 1e9}]}, "written back": {"levels": [{**HOST, "capacity": 0.1, "write": "back"}, {"name": "ssd",
-    "capacity": 9, "bandwidth": 1e9, "write": "back"}]}, "cachegen": {"levels": [{**HOST, "bandwidth": 3e8}], "load":
-    {"name": "cachegen", "deadline": 0.05}},
+    "host": {"levels": [HOST]}, "slow and serial": {"levels": [{**HOST, "bandwidth": 2e8, "latency": 0.002, "group":
+    4}], "overlap": "serial"}, "shared pool below": {"levels": [{**HOST, "capacity": 0.2}, {"name": "pool", "capacity":
+    9, "shared": True, "bandwidth": 1e9}]}, "written back": {"levels": [{**HOST, "capacity": 0.1, "write": "back"},
+    {"name": "ssd", "capacity": 9, "bandwidth": 1e9, "write": "back"}]}, "cachegen": {"levels": [{**HOST, "bandwidth":
+    3e8}], "load": {"name": "cachegen", "deadline": 0.05}},
 }  # fmt: skip
 
 
@@ -47,6 +50,21 @@ def test_a_fast_tier_saves_recomputation_and_shows_as_transfer(small, programs):
     assert b["recomputed_share"] < 0.3 * a["recomputed_share"]
     assert b["mean_jct_ms"] < a["mean_jct_ms"]
     assert with_.recorder.requests.columns()["transfer"].sum() > 0
+
+
+def test_a_transfer_pays_for_each_of_its_calls(small, programs):
+    """Latency x groups + bytes / bandwidth: one call a block, one for four, one for all."""
+    links = (Link("up", 1), Link("down", 1))
+    for group, calls in ((1, 9), (4, 3), (None, 1)):
+        level = Level(Tier("host", 4.0, latency=0.25, group=group), TierStore(9), links, 1000.0)
+        assert level.latency(9000) == calls * TICKS_PER_SECOND // 4
+
+    def waited(**keys):
+        tier = {**HOST, "latency": 0.1, **keys}
+        plan = small.plan([{"num_gpu_blocks_override": 75}], tiers={"levels": [tier], "overlap": "serial"})
+        return small.run(programs(2), plan).recorder.requests.columns()["transfer"].sum()
+
+    assert waited() < waited(group=4) < waited(group=1)
 
 
 def test_infercept_is_like_vllm_once_offloading_is_fast(small, programs):
@@ -91,6 +109,7 @@ def test_cachegen_streams_what_meets_the_deadline_and_computes_where_that_is_fas
         ({"levels": [{**HOST, "capacity": -1}]}, {}, ["tiers.levels[0].capacity", "GiB above 0"]),
         ({"levels": []}, {}, ["tiers.levels", "at least one tier"]),
         ({"levels": [HOST, HOST]}, {}, ["tiers.levels", "two tiers of one name"]),
+        ({"levels": [{**HOST, "group": 0}]}, {}, ["tiers.levels[0].group", "at least 1 block"]),
         ({"levels": [{**HOST, "compression": 0.5}]}, {}, ["tiers.levels[0].compression", "at least 1"]),
         ({"levels": [{**HOST, "shared": True, "write": "back"}]}, {}, ["tiers.levels[0].write", "through"]),
         ({"levels": [HOST], "load": "cachgen"}, {}, ["tiers.load", "did you mean 'cachegen'?"]),

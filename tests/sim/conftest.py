@@ -26,6 +26,7 @@ from servecast.sim.programs import ProgramClients
 from servecast.sim.rank import Rank
 from servecast.sim.records import REQUEST_COLUMNS, Recorder
 from servecast.sim.replica import Replica
+from servecast.sim.swapspace import SwapSpace
 from servecast.traces.columns import Labels, PrefixBlocks
 from servecast.traces.streams import Stream
 from servecast.traces.table import RequestTable
@@ -317,6 +318,8 @@ def simulate(
             eviction = make_policy("eviction", setup.eviction, {})
             worth = None if eviction.by_age else Eviction(eviction, cost).worth
             pool = PrefixPool(setup.blocks, setup.block_size, table.blocks, worth)
+        keep, overlap = (getattr(policy.kv, name, False) for name in ("keep", "overlap"))
+        host = SwapSpace(setup.host_blocks, getattr(policy.kv, "group", 1), 300, 699, keep, overlap)
         if engine == "oracle":
             engines.append(
                 ListEngine(
@@ -326,18 +329,17 @@ def simulate(
                     *args,
                     cluster.gone,
                     cost,
-                    host_blocks=setup.host_blocks,
-                    swap_ticks=999,
+                    host=host,
                     pool=pool,
                     ahead=setup.ahead,
                 )
             )
         else:
-            rank = Rank(*args, host_blocks=setup.host_blocks, pool=pool)
+            rank = Rank(*args, host=host, pool=pool)
             kind = AheadDomain if setup.ahead else Domain if setup.stages == 1 else PipelineDomain
             engines.append(
                 kind(
-                    env, cluster.turn, i + 1, rank, cost, recorder, i, cluster.gone, swap_ticks=999,
+                    env, cluster.turn, i + 1, rank, cost, recorder, i, cluster.gone,
                     step_by_step=engine == "step" and setup.stages == 1,
                 )
             )  # fmt: skip

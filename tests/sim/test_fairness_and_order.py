@@ -7,7 +7,10 @@ import pytest
 
 from servecast.configs.plan import plan_from
 from servecast.errors import InputError
+from servecast.sim.core import Limits, Request
+from servecast.sim.deploy import deploy
 from servecast.sim.run import run
+from servecast.sim.swapspace import SwapSpace
 from servecast.traces.columns import Labels, PrefixBlocks
 from servecast.traces.table import RequestTable
 
@@ -180,22 +183,65 @@ def test_changing_priorities_cost_context_switches(lab):
     assert switches(5) > 1.5 * switches(25) > 0
 
 
-def test_groups_of_blocks_make_context_switches_cheaper():
-    """FastSwitch: a block of 16 tokens is 2 MB, 83 us over PCIe 4.0 and 10 us to begin with; groups save the latter."""
-    pools = [{
+def swapping(**kv):
+    """A plan of one A10 whose requests change places every ten iterations."""
+    pool = {
         "name": "p", "hardware": "a10", "max_model_len": 2048, "num_gpu_blocks_override": 160, "swap_space": 20,
-        "batch": "preemptive", "queue": {"name": "drawn_priority", "period": 10},
-    }]  # fmt: skip
-    stalls = []
-    for group in (1, 16):
-        pools[0]["kv"] = {"name": "swap", "group": group}
-        made = plan_from({"model": "llama-3-8b", "engine": "vllm-0.12", "pools": pools})
-        rows = run(two_clients(80, (40.0, 40.0)), made)
-        stalls.append((rows.deployments[0].swap_ticks, rows.duration, rows.engines[0].preemptions))
-    (each, slow, often), (grouped, fast, _) = stalls
-    assert often > 10 and fast < slow
-    host = rows.deployments[0].hardware.host
-    assert (each - grouped) / 2**36 == pytest.approx(host.latency * 15 / 16, rel=1e-3)
+        "batch": "preemptive", "queue": {"name": "drawn_priority", "period": 10}, "kv": {"name": "swap", **kv},
+    }  # fmt: skip
+    return plan_from({"model": "llama-3-8b", "engine": "vllm-0.12", "pools": [pool]})
+
+
+def test_each_part_of_fastswitch_makes_context_switches_cheaper():
+    """Groups save calls, kept copies save what is on the host already, overlap hides what is left behind iterations."""
+    table = two_clients(80, (40.0, 40.0))
+    systems = ({}, {"group": 16}, {"group": 16, "keep": True}, {"group": 16, "keep": True, "overlap": True})
+    runs = [run(table, swapping(**kv)) for kv in systems]
+    durations = [result.duration for result in runs]
+    assert durations == sorted(durations, reverse=True) and len(set(durations)) == 4
+    for result in runs:
+        moved = result.engines[0].swaps
+        assert moved["blocks_out"] + moved["blocks_kept"] == moved["blocks_back"] > 200  # everybody has come back
+    assert runs[0].engines[0].swaps["blocks_kept"] == 0
+    assert runs[2].engines[0].swaps["blocks_kept"] > 0.1 * runs[2].engines[0].swaps["blocks_out"]
+
+
+def test_a_copy_takes_latency_by_groups_and_bytes_by_bandwidth():
+    """A block of Llama-3-8B is 2 MB: 40 of them, in 40 calls, 3 (of 16, 16 and 8) or one."""
+    (deployment,) = deploy(swapping())
+    host, share = deployment.hardware.host, deployment.hardware.achieved.link
+    block = 16 * 2 * 32 * 8 * 128 * 2
+    for group, calls in ((1, 40), (16, 3), (100, 1)):
+        (deployment,) = deploy(swapping(group=group))
+        space = deployment.swap_space(deployment.batch_policy().kv)
+        expected = calls * host.latency + 40 * block / (host.bandwidth * share)
+        assert space.ticks(40) / 2**36 == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_copy_that_is_kept_is_not_made_again_and_makes_room():
+    """Blocks of 16: 50 tokens fill three, which stay on the host; the fourth changes and goes out again."""
+    limits = Limits(8, 512, 512)
+    space = SwapSpace(10, keeps=True)
+
+    def out(request):
+        return space.take_in(request), space.out, space.spared
+
+    a, b = Request(0, 0, 0, 10), Request(1, 1, 0, 10)
+    a.blocks, a.computed = 4, 50
+    assert out(a) == (True, 4, 0)
+    space.give_back(a, limits)
+    a.blocks, a.computed = 5, 70
+    assert out(a) == (True, 6, 3)  # two new ones
+    space.give_back(a, limits)
+    b.blocks, b.computed = 8, 128
+    assert out(b) == (True, 14, 3) and space.free == 2
+    assert out(a) == (False, 14, 3)  # no room; and b's took the place of its copies
+    space.give_back(b, limits)
+    assert out(a) == (True, 19, 3) and space.free == 5
+    space.let_go(a)
+    space.forget(b)
+    b.blocks = 8
+    assert out(b) == (True, 27, 3)
 
 
 def test_bad_parameters_are_refused():

@@ -198,11 +198,11 @@ def test_2_free_blocks_and_held_blocks_add_up_at_every_decision(lab, world, pati
             return
         on_device = sum(held(r, view.limits) for r in view.ordered())
         assert view.free_blocks + on_device == view.total_blocks
-        assert view.host_free + sum(r.blocks for r in view.swapped) == setup.host_blocks
+        assert view.host.free + sum(r.blocks for r in view.swapped) == setup.host_blocks
 
     outcome = lab.simulate(setup, table, "leap", spy=count)
     for engine in outcome.engines:
-        assert engine.rank.pool.free == setup.blocks and engine.rank.host_free == setup.host_blocks
+        assert engine.rank.pool.free == setup.blocks and engine.rank.host.free == setup.host_blocks
 
 
 def test_2_memory_is_never_overdrawn(lab):
@@ -381,7 +381,7 @@ def test_11_blocks_swapped_out_come_back_or_are_dropped(lab, patience, host_bloc
     dropped = sum(out[i] - back[i] for i in hung_up)
     assert out.total() == back.total() + dropped
     assert (dropped > 0) == (patience < inf)
-    assert outcome.engines[0].rank.host_free == host_blocks
+    assert outcome.engines[0].rank.host.free == host_blocks
 
 
 # -- 12 between two preemptions of a request some other one progresses -------------------------------------------

@@ -41,7 +41,7 @@ def test_swap_is_recompute_but_for_where_a_victims_blocks_go():
     parameters = {"reserve": "prompt", "watermark": 0.01, "every_decode_needs_a_free_block": True}
     swap, recompute = (make_policy("kv", name, parameters) for name in ("swap", "recompute"))
     assert swap.swaps and not recompute.swaps
-    assert vars(swap) == {**vars(recompute), "group": 1}
+    assert vars(swap) == {**vars(recompute), "group": 1, "keep": False, "overlap": False}
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,14 @@ POLICIES = {
         "batch": "preemptive", "queue": "drawn_priority", "queue_parameters": {"period": 7}, "kv": "swap",
         "host_blocks": 60,
     },
+    "fastswitch, its copies": {
+        "batch": "preemptive", "queue": "drawn_priority", "queue_parameters": {"period": 7}, "kv": "swap",
+        "kv_parameters": {"group": 4, "keep": True, "overlap": True}, "host_blocks": 60, "ahead": True,
+    },
+    "v0 swap, kept copies": {
+        "batch": "vllm_v0", "max_num_batched_tokens": 2048, "kv": "swap", "host_blocks": 40, "outgrown": 90,
+        "kv_parameters": {"reserve": "prompt", "arrival_order": True, "keep": True},
+    },
     "preemptive ahead": {"batch": "preemptive", "queue": "priority", "ahead": True},
     "nexus in one stream": {"batch": "nexus"},
     "niyama": {"batch": "niyama", "batch_parameters": {"ttft": [0.5, 2.0], "low_kv_tokens": 800}},
@@ -83,7 +91,7 @@ def same(lab, setup, table):
         assert std == pytest.approx(np.std(oracle.gaps), rel=1e-6, abs=mean * 1e-6)
     for engine in leap.engines:
         assert engine.rank.pool.free == engine.rank.total_blocks
-        assert engine.rank.host_free == setup.host_blocks
+        assert engine.rank.host.free == setup.host_blocks
         assert not engine.rank.running and not len(engine.rank.waiting)
     e2e = leap.column("ended") - leap.column("arrival")
     parts = sum(
