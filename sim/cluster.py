@@ -58,6 +58,7 @@ class Cluster:
         self.truncated = 0  # answers that `max_model_len` cuts short
         self.on_submit: list[Callable[[Request], None]] = []
         self.on_end: list[Callable[[Request, End, int], None]] = []
+        self.on_state: list[Callable[[], None]] = []
         self.estimate: Callable[[int], float] | None = None  # a predictor of output length
         self.enrol: Callable[[Request], None] | None = None  # in its program, where the trace has such
         self.replicas: list[Replica] = []
@@ -100,6 +101,8 @@ class Cluster:
         """From now on the routers see the replicas that are up."""
         self._everyone = _up(self._all)
         self._by_model = {code: _up(some) for code, some in self._all_by_model.items()}
+        for listener in self.on_state:
+            listener()
         if self.handoff:
             self.handoff.refresh()
         if self.limbo:

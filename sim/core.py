@@ -393,15 +393,15 @@ class ReplicaView(Protocol):
 
     @property
     def load(self) -> Load:
-        """What it has to do; the same object as long as the view is the same. O(waiting)."""
+        """What it has to do. O(waiting)."""
 
     @property
-    def load_before(self) -> Load:
-        """`load`, or what it was a while ago: since then only free blocks can have become fewer. Cheap."""
+    def news(self) -> int | None:
+        """A number that changes when an engine decides anew or a request arrives: until then only the free blocks of
+        `load` change, and become fewer. None where that cannot be told. An attribute: cheap."""
 
-    @property
-    def load_ahead(self) -> Load:
-        """`load`, but with the fewest blocks that will be free before an engine decides anew or a request arrives."""
+    def lasts(self, blocks: int) -> int:
+        """The tick before which at least so many blocks stay free if there is no news."""
 
     @property
     def block_size(self) -> int: ...
@@ -483,11 +483,9 @@ class Rebalancer(Protocol):
     last_stage_blocks: int
     max_stages: int
 
-    def pairs(self, views: Sequence[ReplicaView]) -> list[tuple[int, int]]:
-        """Positions in `views`: from which replica to which one."""
-
-    def calm(self, views: Sequence[ReplicaView]) -> bool:
-        """Whether `pairs` would find nothing until an engine decides anew or a request arrives. O(replicas)."""
+    def pairs(self, views: Sequence[ReplicaView], now: int) -> tuple[list[tuple[int, int]], float]:
+        """Positions in `views`: from which replica to which one. If there are none, also the tick before which there
+        will be none if there is no news, inf = never. O(replicas)."""
 
     def candidate(self, running: Sequence[Request]) -> Request | None:
         """Which of the decoding requests (list order) of a source goes."""

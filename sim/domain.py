@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from simpy.events import Event
 
@@ -10,7 +11,7 @@ from ..costmodels.base import CostModel, Piece
 from .adapters import Beside
 from .cohort import Cohort
 from .core import FOREVER, Request, Step
-from .events import Clock, Moment, Turn
+from .events import NEVER, Clock, Moment, Turn
 from .leap import first_boundary, span
 from .rank import Batch, Rank
 from .records import Recorder
@@ -52,6 +53,7 @@ class Domain:
         self.busy = 0  # accelerator and host ticks
         self.outside = 0  # accelerator ticks that rest on look-ups outside what was measured
         self.beside: Beside | None = None  # adapters or remote attention
+        self.onlooker: Any = None  # whom it tells of each decision
         self.batch: Batch | None = None  # in flight
         self.step = Step()
         self.start = self.base = self.slope = self.iterations = self._host = 0
@@ -111,10 +113,14 @@ class Domain:
             free -= self.rank.extra_blocks(self.batch, self._next_boundary())
         return free
 
-    def free_ahead(self) -> int:
-        """KV blocks that will be free when the leap under way ends."""
-        free = self.rank.pool.free
-        return free if self.batch is None else free - self.rank.extra_blocks(self.batch, self.iterations)
+    def lasts(self, blocks: int) -> int:
+        """The tick before which at least so many KV blocks stay free unless it decides anew or a request arrives."""
+        if self.rank.pool.free < blocks:
+            return self.env.now
+        if self.batch is None:
+            return NEVER
+        k = self.rank.affordable(self.batch, self.iterations, blocks)
+        return NEVER if k == self.iterations else self._boundary_after(k)
 
     def cached_now(self, request: Request) -> int:
         """Blocks of a prompt that its prefix cache has, in the middle of a leap too: what that has evicted is gone."""
@@ -228,6 +234,8 @@ class Domain:
     def _begin(self, now: int, start: int) -> bool:
         """Decide now, launch at `start`, and find out how far the decision carries. False if there is nothing to do."""
         step = self._decide(now)
+        if self.onlooker is not None:
+            self.onlooker.touch()
         if step is None:
             self.batch, self.iterations = None, 0
             return False
@@ -267,7 +275,7 @@ class Domain:
                 if finish < limit:
                     limit = finish
         if limit > 1:
-            limit = rank.affordable(batch, limit)
+            limit = rank.affordable(batch, limit, rank.kv.spare)
             if self.errands and (rank.preemptions > self._preemptions or (rank.caching and chunks)):
                 limit = 1  # what an errand waits for may have come after it was asked
         self.base, self.slope, self.iterations = base, slope, limit

@@ -10,7 +10,7 @@ Source: AlibabaPAI/llumnix, branch osdi24ae (92f6f9d5).
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import Any
 
@@ -271,9 +271,11 @@ class Rebalancing:
     ) -> None:  # fmt: skip
         self.cluster, self.policy, self.migrator, self._groups = cluster, policy, migrator, groups
         self._period = ticks(policy.period)
+        self._here: list[tuple[Sequence[Replica], Sequence[ReplicaView]]] = []
         self._armed = False
         self.looks = 0
         cluster.on_submit.append(self._wake)
+        cluster.on_state.append(self.refresh)
 
     def _wake(self, _: Request) -> None:
         if not self._armed:
@@ -291,23 +293,17 @@ class Rebalancing:
         self.looks += 1
         now = self.cluster.env.now
         self.cluster.turn.tick, self.cluster.turn.place = now, LOOKS
-        found = False
-        for replicas, seen in self._present():
-            for source, target in self.policy.pairs(seen):
+        quiet: float = inf
+        for replicas, seen in self._here:
+            pairs, until = self.policy.pairs(seen, now)
+            for source, target in pairs:
                 self.migrator.start(replicas[source], replicas[target])
-                found = True
-        self._arm(1 if found else self._calm_periods())
+            quiet = min(quiet, until)
+        self._arm(max(1, int(-(-(min(self.cluster.env.peek(), quiet) - now) // self._period))))
 
-    def _present(self) -> Iterator[tuple[list[Replica], list[ReplicaView]]]:
-        """The groups without replicas that are down."""
+    def refresh(self) -> None:
+        """From now on it looks at the replicas that are there."""
+        self._here = []
         for replicas, seen in self._groups:
             here = [i for i, replica in enumerate(replicas) if replica.state in ("up", "draining")]
-            yield [replicas[i] for i in here], [seen[i] for i in here]
-
-    def _calm_periods(self) -> int:
-        """Periods until anything can have changed."""
-        env = self.cluster.env
-        ahead = env.peek() - env.now
-        if ahead <= self._period or ahead == inf or not all(self.policy.calm(seen) for _, seen in self._present()):
-            return 1
-        return int(-(-ahead // self._period))
+            self._here.append(([replicas[i] for i in here], [seen[i] for i in here]))

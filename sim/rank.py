@@ -266,10 +266,10 @@ class Rank:
         self.prefills.sort(key=_order)
         self._held_back = []
 
-    def affordable(self, batch: Batch, limit: int) -> int:
-        """How many iterations of a launched batch, 1 to `limit`, the free blocks allow."""
+    def affordable(self, batch: Batch, limit: int, spare: int) -> int:
+        """How many iterations of a launched batch, 1 to `limit`, leave `spare` blocks free."""
         size = self.limits.block_size
-        free = self.pool.free - self.kv.spare
+        free = self.pool.free - spare
         if (limit // size + 1) * batch.decodes + sum([limit * tokens // size + 1 for _, tokens in batch.parts]) <= free:
             return limit
         low, high = 1, limit + 1  # the least and the greatest that are still possible, and one more

@@ -10,7 +10,7 @@ from ..costmodels.base import TICKS_PER_SECOND, prompt_seconds
 from .adapters import AdapterPool
 from .core import Load, ReplicaView, Request
 from .domain import Domain
-from .events import Clock
+from .events import NEVER, Clock
 
 
 class Replica:
@@ -21,10 +21,7 @@ class Replica:
     """
 
     __slots__ = (
-        "_ahead",
-        "_batch",
-        "_idle",
-        "_iterations",
+        "_as_of",
         "_load",
         "_same_until",
         "by_priority",
@@ -32,6 +29,7 @@ class Replica:
         "domains",
         "history",
         "id",
+        "news",
         "number",
         "pool",
         "prepend_tokens",
@@ -54,11 +52,9 @@ class Replica:
         self.tokens = 0  # their prompt tokens
         self.coming = 0  # prompt tokens of those that are to decode here and are prefilled elsewhere
         self.by_priority: dict[int, int] = {}  # how many of each priority
+        self.news: int | None = None  # from the first look on, where the engines tell of their decisions
         self._load: Load
-        self._ahead: Load | None = None
-        self._batch: Any = None  # under way as of `_load`, and its iterations; None where that says nothing
-        self._iterations = 0
-        self._idle = False
+        self._as_of: int | None = None  # the news when all of `_load` was looked up
         self._same_until = -1
 
     @property
@@ -75,52 +71,35 @@ class Replica:
     def load(self) -> Load:
         """What it has to do; looked up again only when it may have changed."""
         engines = self.domains
-        if engines[0].env.now < self._same_until or self._still_idle():
+        if engines[0].env.now < self._same_until:
             return self._load
-        if self._leaps_on():
-            free, self._same_until = engines[0].outlook()
-            self._load = Load(free, *self._load[1:])
-            return self._load
-        outlooks = [d.outlook() for d in engines]
-        loads = [_load(d, free, self.state == "draining") for d, (free, _) in zip(engines, outlooks, strict=True)]
-        self._load = load = loads[0] if len(loads) == 1 else _sum(loads)
-        self._same_until = min([until for _, until in outlooks])
-        if len(engines) == 1:
-            self._batch, self._iterations, self._ahead = engines[0].batch, engines[0].iterations, None
-            self._idle = not (load.running or load.waiting)
-        return load
+        free = 0
+        self._same_until = NEVER
+        for engine in engines:
+            blocks, until = engine.outlook()
+            free += blocks
+            self._same_until = min(until, self._same_until)
+        if self._as_of is None or self._as_of != self.news:
+            if self.news is None and all(type(d) is Domain for d in engines):
+                self.news = 0
+                for engine in engines:
+                    engine.onlooker = self
+            loads = [_load(d, self.state == "draining") for d in engines]
+            self._load = loads[0] if len(loads) == 1 else _sum(loads)
+            self._as_of = self.news
+        self._load = Load(free, *self._load[1:])
+        return self._load
 
-    @property
-    def load_before(self) -> Load:
-        """`load`, or what it was earlier in the same leap."""
-        return self._load if self._leaps_on() else self.load
-
-    @property
-    def load_ahead(self) -> Load:
-        """`load` as it will be when the leap under way ends."""
-        if self._ahead is not None and self._leaps_on():
-            return self._ahead
-        load = self.load
-        if self._batch is None:
-            return load
-        self._ahead = Load(self.domains[0].free_ahead(), *load[1:])
-        return self._ahead
-
-    def _leaps_on(self) -> bool:
-        """Whether the leap of `_load` is still under way, as long as it was then."""
-        engine = self.domains[0]
-        return self._batch is not None and engine.batch is self._batch and engine.iterations == self._iterations
-
-    def _still_idle(self) -> bool:
-        """Whether there was nothing to do as of `_load` and nothing has come since."""
-        rank = self.domains[0].rank
-        return self._idle and not rank.running and rank.pool.free == self._load.free_blocks
+    def lasts(self, blocks: int) -> int:
+        """The tick before which at least so many KV blocks stay free if there is no news."""
+        engines = self.domains
+        return engines[0].lasts(blocks) if len(engines) == 1 and self.news is not None else engines[0].env.now
 
     def touch(self) -> None:
-        """Something has changed from outside: `load` is to be looked up again."""
+        """Something may have changed but for the free blocks: `load` is to be looked up again."""
         self._same_until = -1
-        self._batch = None
-        self._idle = False
+        if self.news is not None:
+            self.news += 1
 
     @property
     def pending_tokens(self) -> int:
@@ -167,6 +146,7 @@ class Replica:
         self.tokens += request.prompt_tokens
         if request.priority:
             self.by_priority[request.priority] = self.by_priority.get(request.priority, 0) + 1
+            self.touch()
         request.replica = self.id
 
     def pick(self) -> Domain:
@@ -190,6 +170,7 @@ class Replica:
         self.tokens -= request.prompt_tokens
         if request.priority:
             self.by_priority[request.priority] -= 1
+            self.touch()
 
 
 def _engine_load(domain: Domain) -> int:
@@ -201,7 +182,8 @@ def _sum(loads: Sequence[Load]) -> Load:
     return Load(free, total, running, waiting, head, queued, thrashing > 0, draining > 0)
 
 
-def _load(domain: Domain, free: int, draining: bool) -> Load:
+def _load(domain: Domain, draining: bool) -> Load:
+    """All but the free blocks."""
     rank = domain.rank
     waiting = len(rank.waiting) + len(domain.inbox)
     head = queued = 0
@@ -212,7 +194,7 @@ def _load(domain: Domain, free: int, draining: bool) -> Load:
         head = blocks(first.target) if first else 0
         queued = sum([blocks(r.target) for r in chain(rank.waiting, domain.inbox)])
         thrashing = thrashing or any(r.preemptions and r.generated for r in islice(rank.waiting, 8))
-    return Load(free, rank.total_blocks, rank.running, waiting, head, queued, thrashing, draining)
+    return Load(0, rank.total_blocks, rank.running, waiting, head, queued, thrashing, draining)
 
 
 def _prompts(domain: Domain) -> Iterator[tuple[int, int]]:
@@ -251,14 +233,13 @@ class AgedView:
         return seen
 
     @property
-    def load_before(self) -> Load:
-        """A view does not change before it is taken again."""
-        return self.load
+    def news(self) -> None:
+        """It does not tell when it is taken again."""
+        return None
 
-    @property
-    def load_ahead(self) -> Load:
+    def lasts(self, blocks: int) -> int:
         """Likewise."""
-        return self.load
+        return self._env.now
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # not of a replica; asked when a checkpoint is read

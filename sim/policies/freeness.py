@@ -7,12 +7,13 @@ left, in KV blocks a request of the batch: the blocks' worth of decode steps unt
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from math import floor, inf
 from typing import Literal
 
 from ...configs.strict import check
 from ..core import Load, ReplicaView
+from .falling import Falling
 
 
 @dataclass
@@ -30,36 +31,34 @@ class Freeness:
     def __post_init__(self) -> None:
         high = self.high_priority
         check(high is None or high < 0, "high_priority", high, "a priority below 0, or nothing")
-        self._known: dict[int, tuple[Load, float]] = {}  # by replica: a load is the same for many requests
-        self._known_ahead: dict[int, tuple[Load, float]] = {}
         check(self.target_tokens >= 0, "target_tokens", self.target_tokens, "0 or more tokens")
+        self.falling = Falling(self.freeness)
 
-    def freeness(self, view: ReplicaView, urgent: bool = False) -> float:
-        """Of one replica; -inf where it is emptied. urgent : as a high-priority request sees it, without headroom."""
-        return self._of(view, view.load, urgent, self._known)
+    def freeness(self, view: ReplicaView, load: Load | None = None, urgent: bool = False) -> float:
+        """Of one replica; -inf where it is emptied.
 
-    def freeness_before(self, view: ReplicaView, urgent: bool = False) -> float:
-        """Not less than `freeness`, and cheaper."""
-        return self._of(view, view.load_before, urgent, self._known)
+        load : of `view`, if it is known already. urgent : as a high-priority request sees it, without headroom.
+        """
+        load = load or view.load
+        if load.draining:
+            return -inf
+        batch, demand = self._batch_and_demand(view, load, urgent)
+        return (load.free_blocks - demand) / batch
 
-    def freeness_ahead(self, view: ReplicaView) -> float:
-        """Not more than `freeness` until an engine decides anew or a request arrives."""
-        return self._of(view, view.load_ahead, False, self._known_ahead)
+    def blocks_for(self, freeness: float, view: ReplicaView, load: Load) -> int:
+        """Free blocks with which a replica has at least that freeness, or one more."""
+        batch, demand = self._batch_and_demand(view, load, False)
+        return floor(freeness * batch) + 1 + demand
 
-    def _of(self, view: ReplicaView, load: Load, urgent: bool, memory: dict[int, tuple[Load, float]]) -> float:
-        known = memory.get(view.id)
-        if known and known[0] is load and self.high_priority is None:
-            return known[1]
-        value = float("-inf")
-        if not load.draining:
-            if self.queued == "all":
-                batch, demand = load.running + load.waiting, load.queued_blocks
-            else:
-                batch, demand = load.running + (load.waiting > 0), load.head_blocks
-            reserved = self.headroom(view) if self.holds_high(view) and not urgent else 0
-            value = (load.free_blocks - demand - reserved) / (batch or 1)
-        memory[view.id] = load, value
-        return value
+    def _batch_and_demand(self, view: ReplicaView, load: Load, urgent: bool) -> tuple[int, int]:
+        """Requests that share the free blocks, at least 1, and blocks that are spoken for."""
+        if self.queued == "all":
+            batch, demand = load.running + load.waiting, load.queued_blocks
+        else:
+            batch, demand = load.running + (load.waiting > 0), load.head_blocks
+        if self.high_priority is not None and not urgent and self.holds_high(view):
+            demand += self.headroom(view)
+        return batch or 1, demand
 
     def holds_high(self, view: ReplicaView) -> bool:
         """Whether a replica has high-priority requests."""
@@ -69,13 +68,3 @@ class Freeness:
     def headroom(self, view: ReplicaView) -> int:
         """Blocks that a replica with high-priority requests keeps free."""
         return max(0, view.load.total_blocks - self.target_tokens // view.block_size)
-
-
-def greatest(bounds: list[float], value: Callable[[int], float]) -> int:
-    """Position of the greatest value, the first of equal ones, given bounds from above: few values are computed."""
-    while True:
-        best = bounds.index(max(bounds))
-        exact = value(best)
-        if exact == bounds[best]:
-            return best
-        bounds[best] = exact

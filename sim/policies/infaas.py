@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..core import Load, ReplicaView, Request
-from .freeness import greatest
+from ..core import ReplicaView, Request
+from .falling import Falling
 
 
 @dataclass
@@ -15,12 +15,15 @@ class Infaas:
 
     looks_into_engines = True
 
+    def __post_init__(self) -> None:
+        self._spare = Falling(_spare)
+
     def route(self, request: Request, views: Sequence[ReplicaView]) -> int:
         """The least loaded."""
-        bounds = [_spare(view.load_before) for view in views]
-        return greatest(bounds, lambda i: _spare(views[i].load))
+        return self._spare.greatest(views)
 
 
-def _spare(load: Load) -> float:
+def _spare(view: ReplicaView) -> float:
     """1 - load: 0 = full; less with a queue."""
+    load = view.load
     return (load.free_blocks - load.queued_blocks) / load.total_blocks

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..core import ReplicaView, Request
-from .freeness import Freeness, greatest
+from .freeness import Freeness
 
 
 @dataclass
@@ -27,16 +27,15 @@ class LlumnixDispatch(Freeness):
 
     def route(self, request: Request, views: Sequence[ReplicaView]) -> int:
         """The freest."""
-        urgent = self.high_priority is not None and request.priority <= self.high_priority
-        places = self._high_places(request, views) if urgent else list(range(len(views)))
-        bounds = [self.freeness_before(views[i], urgent) for i in places]
-        return places[greatest(bounds, lambda i: self.freeness(views[places[i]], urgent))]
+        if self.high_priority is None or request.priority > self.high_priority:
+            return self.falling.greatest(views)
+        return max(self._high_places(request, views), key=lambda i: self.freeness(views[i], urgent=True))
 
-    def _high_places(self, request: Request, views: Sequence[ReplicaView]) -> list[int]:
+    def _high_places(self, request: Request, views: Sequence[ReplicaView]) -> Sequence[int]:
         held = [self.holds_high(view) for view in views]
         need = -(-request.prompt_tokens // views[0].block_size)
         within = [i for i, view in enumerate(views) if held[i] and self._room(view) >= need]
-        return within or [i for i, high in enumerate(held) if not high] or list(range(len(views)))
+        return within or [i for i, high in enumerate(held) if not high] or range(len(views))
 
     def _room(self, view: ReplicaView) -> int:
         load = view.load

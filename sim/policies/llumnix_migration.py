@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Literal
 
 from ...configs.strict import check
-from ..core import Load, ReplicaView, Request
-from .freeness import Freeness, greatest
+from ..core import ReplicaView, Request
+from .falling import News
+from .freeness import Freeness
 
 
 @dataclass
@@ -33,50 +34,43 @@ class LlumnixMigration(Freeness):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._innocent: dict[int, Load] = {}  # by replica: its last load of no concern
+        self._news = News()
+        self._innocent: list[int] = []  # by position: no source before that tick
         check(1e-6 <= self.period <= 1e8, "period", self.period, "seconds from 1e-6 to 1e8")
         check(self.last_stage_blocks >= 1, "last_stage_blocks", self.last_stage_blocks, "at least 1")
         check(self.max_stages >= 1, "max_stages", self.max_stages, "at least 1")
 
-    def pairs(self, views: Sequence[ReplicaView]) -> list[tuple[int, int]]:
-        """(source, target) positions."""
-        suspects = self._suspects(views)
-        free = {i: self.freeness(views[i]) for i in suspects}
-        loads = {i: views[i].load for i in suspects}
-        sources = [i for i in suspects if (free[i] < self.threshold or loads[i].thrashing) and loads[i].running]
-        sources.sort(key=lambda i: (free[i], i))
-        pairs = list(zip(sources, self._targets(views), strict=False))
+    def pairs(self, views: Sequence[ReplicaView], now: int) -> tuple[list[tuple[int, int]], float]:
+        """(source, target) positions. Where there are sources but no targets, none appear without news."""
+        sources = self._sources(views, now)
+        if not sources:
+            return [], min(self._innocent, default=inf)
+        targets = (i for i in self.falling.above(self.threshold, views) if not views[i].load.thrashing)
+        pairs = list(zip(sources, targets, strict=False))
         if self.balanced:
             pairs = [(i, j) for i, j in pairs if views[i].free_share < views[j].free_share]
-        return pairs
+        return pairs, now if pairs or self.balanced or any(view.news is None for view in views) else inf
 
-    def _targets(self, views: Sequence[ReplicaView]) -> Iterator[int]:
-        """Those above the threshold, from the freest on."""
-        bounds = [self.freeness_before(view) for view in views]
-        while True:
-            best = greatest(bounds, lambda i: min(bounds[i], self.freeness(views[i])))
-            if bounds[best] <= self.threshold:
-                return
-            if not views[best].load.thrashing:
-                yield best
-            bounds[best] = -inf
-
-    def calm(self, views: Sequence[ReplicaView]) -> bool:
-        """No replica is below the threshold or has somebody preempted, nor will be before something happens."""
-        return not self._suspects(views)
-
-    def _suspects(self, views: Sequence[ReplicaView]) -> list[int]:
-        """Those that are sources now or before something happens; most are known not to be."""
+    def _sources(self, views: Sequence[ReplicaView], now: int) -> list[int]:
+        """Positions of those below the threshold or with somebody preempted, the least free first. Most are known not
+        to be among them."""
+        changed = self._news.since(views)
+        if len(self._innocent) != len(views):
+            self._innocent = [-1] * len(views)
+        innocent = self._innocent
+        for i in changed:
+            innocent[i] = -1
         found = []
-        for i, view in enumerate(views):
-            load = view.load_ahead
-            if self._innocent.get(view.id) is load:
-                continue
-            if self.freeness_ahead(view) < self.threshold or load.thrashing:
-                found.append(i)
-            elif self.high_priority is None:
-                self._innocent[view.id] = load
-        return found
+        if min(innocent, default=inf) <= now:
+            for i in [i for i, until in enumerate(innocent) if until <= now]:
+                view = views[i]
+                load = view.load
+                free = self.freeness(view, load)
+                if load.running and (free < self.threshold or load.thrashing):
+                    found.append((free, i))
+                else:
+                    innocent[i] = view.lasts(self.blocks_for(self.threshold, view, load) if load.running else 0)
+        return [i for _, i in sorted(found)]
 
     def candidate(self, running: Sequence[Request]) -> Request | None:
         """Who moves, of the decoding requests of the source; not those for whom the headroom is kept."""
