@@ -49,14 +49,19 @@ class Tier:
 class Tiers:
     """levels : from the fastest to the slowest. load : when a KV cache is loaded rather than computed again. overlap :
     a request goes on when all has arrived ("serial"), or when the rest hides behind its prefill, layer by layer.
+    prefetch : requests at the front of each queue whose KV caches are brought up to the fastest tier meanwhile.
     """
 
     levels: tuple[Tier, ...]
     load: PolicyChoice = "load_always"
     overlap: Literal["serial", "layer_wise"] = "layer_wise"
+    prefetch: int = 0
 
     def __post_init__(self) -> None:
         check(bool(self.levels), "levels", self.levels, "at least one tier")
+        check(self.prefetch >= 0, "prefetch", self.prefetch, "0 or more requests")
+        if self.prefetch and len(self.levels) < 2:
+            raise InputError("prefetch", f"{self.prefetch}, with one tier", "a slower tier below it to fetch from")
         names = [tier.name for tier in self.levels]
         if len(set(names)) < len(names):
             raise InputError("levels", "two tiers of one name", "a name of its own for each tier")

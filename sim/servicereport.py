@@ -38,6 +38,10 @@ def service_figures(run: Run, requests: Finished) -> dict[str, Any]:
             "loads": services.loader.loads, "loaded_tokens": services.loader.loaded_tokens,
             "writes": services.loader.writes, "bytes": services.loader.bytes_due,
         }  # fmt: skip
+        ahead = services.loader.prefetcher
+        if ahead:
+            block["tiers"] |= {"fetches": ahead.fetches, "fetched_tokens": ahead.fetched_tokens}
+            block["tiers"]["bytes"] += ahead.bytes_due
     block["links"] = _links(services, run.duration)
     if services.scalers or faults:
         block["pools"] = {d.pool.name: _pool(run, d.pool.name) for d in run.deployments}

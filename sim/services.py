@@ -177,7 +177,8 @@ class Services:
 
     def balanced(self) -> bool:
         """Invariant 11: what the links carried is what the services sent, and nothing is under way."""
-        due = sum(service.bytes_due for service in (self.handoff, self.migrator, self.loader) if service)
+        ahead = self.loader.prefetcher if self.loader else None
+        due = sum(service.bytes_due for service in (self.handoff, self.migrator, self.loader, ahead) if service)
         return self.network.bytes_sent == due and not any(link.flows for link in self.network.links)
 
 

@@ -19,6 +19,7 @@ from .cluster import Cluster
 from .core import Request, Step
 from .links import Flow, Link, Network
 from .pins import Pin, Pins
+from .prefetch import Prefetcher
 from .records import End
 from .tierstore import TierStore
 
@@ -90,6 +91,7 @@ class Loader:
         self.loads = self.writes = self.loaded_tokens = 0
         self.bytes_due = 0
         self._loading: dict[Request, Load] = {}
+        self.prefetcher = Prefetcher(cluster, network, spec.prefetch, levels, self._bytes) if spec.prefetch else None
         for engine in levels:
             if any(level.spec.write == "back" for level in levels[engine]):
                 engine.rank.pool.evicted = []
@@ -138,7 +140,12 @@ class Loader:
 
     def intercept(self, pins: Pins, step: Step) -> bool:
         """A step would admit requests: True if one of them is sent to load its KV cache first."""
+        ahead = self.prefetcher
+        if ahead:
+            ahead.look_soon(pins.engine)
         for request, _, _ in step.admit:
+            if ahead and ahead.awaits(pins, request):
+                return True
             if request.index not in self._looked and request.engine is pins.engine:
                 self._looked.add(request.index)
                 if self._begin(pins, request):

@@ -14,13 +14,21 @@ from servecast.sim.tiers import Found, Level
 from servecast.sim.tierstore import TierStore
 
 HOST = {"name": "host", "capacity": 4.0}
+SMALL = {"name": "host", "capacity": 0.2}
+POOL = {"name": "pool", "capacity": 9, "shared": True, "bandwidth": 2e8}
 TIERS = {
-    "host": {"levels": [HOST]}, "slow and serial": {"levels": [{**HOST, "bandwidth": 2e8, "latency": 0.002, "group":
-    4}], "overlap": "serial"}, "shared pool below": {"levels": [{**HOST, "capacity": 0.2}, {"name": "pool", "capacity":
-    9, "shared": True, "bandwidth": 1e9}]}, "written back": {"levels": [{**HOST, "capacity": 0.1, "write": "back"},
-    {"name": "ssd", "capacity": 9, "bandwidth": 1e9, "write": "back"}]}, "cachegen": {"levels": [{**HOST, "bandwidth":
-    3e8}], "load": {"name": "cachegen", "deadline": 0.05}},
-}  # fmt: skip
+    "host": {"levels": [HOST]},
+    "slow and serial": {"levels": [{**HOST, "bandwidth": 2e8, "latency": 0.002, "group": 4}], "overlap": "serial"},
+    "shared pool below": {"levels": [SMALL, {**POOL, "bandwidth": 1e9}]},
+    "fetched ahead": {"levels": [SMALL, POOL], "prefetch": 4},
+    "written back": {
+        "levels": [
+            {"name": "host", "capacity": 0.1, "write": "back"},
+            {"name": "ssd", "capacity": 9, "bandwidth": 1e9, "write": "back"},
+        ]
+    },
+    "cachegen": {"levels": [{**HOST, "bandwidth": 3e8}], "load": {"name": "cachegen", "deadline": 0.05}},
+}
 
 
 @pytest.mark.parametrize("name", TIERS)
@@ -67,6 +75,28 @@ def test_a_transfer_pays_for_each_of_its_calls(small, programs):
     assert waited() < waited(group=4) < waited(group=1)
 
 
+def test_what_is_fetched_ahead_is_not_waited_for(small, programs):
+    """Two slots, so that there is a queue: a pool's KV caches are in host memory when their turn comes, where that has
+    room for a few of them; where it holds but one, what was fetched is gone again, and all the fetching in the way."""
+
+    def waited(capacity, prefetch):
+        tiers = {"levels": [{**HOST, "capacity": capacity}, {**POOL, "bandwidth": 1e9}], "prefetch": prefetch}
+        plan = small.plan([{"num_gpu_blocks_override": 75, "max_num_seqs": 2}], tiers={**tiers, "overlap": "serial"})
+        return small.run(programs(3), plan).recorder.requests.columns()["transfer"].sum()
+
+    assert waited(1.0, 4) < 0.7 * waited(1.0, 0)
+    assert waited(0.2, 4) > waited(0.2, 0)
+
+
+def test_clients_that_hang_up_while_theirs_is_fetched(small, programs):
+    plan = small.plan(
+        [{"num_gpu_blocks_override": 75}], tiers={"levels": [SMALL, {**POOL, "bandwidth": 2e7}], "prefetch": 8},
+        clients={"timeout": 1.5, "retries": 2, "backoff": 0.1},
+    )  # fmt: skip
+    result = small.run_all(plan, programs(1))
+    assert result.timeouts > 5 and result.services.loader.prefetcher.fetches > 5
+
+
 def test_infercept_is_like_vllm_once_offloading_is_fast(small, programs):
     """The swap costs nothing, so nothing is ever preserved: the same run, to the tick."""
     fast = {"levels": [{**HOST, "bandwidth": 1e15}]}
@@ -109,6 +139,8 @@ def test_cachegen_streams_what_meets_the_deadline_and_computes_where_that_is_fas
         ({"levels": [{**HOST, "capacity": -1}]}, {}, ["tiers.levels[0].capacity", "GiB above 0"]),
         ({"levels": []}, {}, ["tiers.levels", "at least one tier"]),
         ({"levels": [HOST, HOST]}, {}, ["tiers.levels", "two tiers of one name"]),
+        ({"levels": [HOST], "prefetch": 2}, {}, ["tiers.prefetch", "with one tier", "a slower tier"]),
+        ({"levels": [HOST], "prefetch": -2}, {}, ["tiers.prefetch", "0 or more"]),
         ({"levels": [{**HOST, "group": 0}]}, {}, ["tiers.levels[0].group", "at least 1 block"]),
         ({"levels": [{**HOST, "compression": 0.5}]}, {}, ["tiers.levels[0].compression", "at least 1"]),
         ({"levels": [{**HOST, "shared": True, "write": "back"}]}, {}, ["tiers.levels[0].write", "through"]),
