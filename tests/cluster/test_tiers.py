@@ -90,8 +90,8 @@ def test_what_is_fetched_ahead_is_not_waited_for(small, programs):
 
 def test_clients_that_hang_up_while_theirs_is_fetched(small, programs):
     plan = small.plan(
-        [{"num_gpu_blocks_override": 75}], tiers={"levels": [SMALL, {**POOL, "bandwidth": 2e7}], "prefetch": 8},
-        clients={"timeout": 1.5, "retries": 2, "backoff": 0.1},
+        [{"num_gpu_blocks_override": 75, "max_num_seqs": 4}], tiers={"levels": [SMALL, POOL], "prefetch": 8},
+        clients={"timeout": 2.0, "retries": 2, "backoff": 0.1},
     )  # fmt: skip
     result = small.run_all(plan, programs(1))
     assert result.timeouts > 5 and result.services.loader.prefetcher.fetches > 5
