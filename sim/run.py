@@ -45,6 +45,7 @@ from .services import Services, wanted
 from .speculation import speculative
 from .streams import StreamsDomain
 
+_LARGE = 50_000  # requests: the many short runs of a search need not pay for looking through all objects
 Progress = Callable[[float, int, int], None]  # simulated seconds, requests ended, requests in the trace
 
 
@@ -163,6 +164,8 @@ def run(
     watch.env = world.env
     if on_end:
         world.cluster.on_end.append(_between_events(world.env, on_end))
+    if len(table) > _LARGE:
+        gc.collect()  # what an earlier run left would stay beside this one
     interrupted, spent = _drive(world, horizon, lambda: checkpoint.save(world, outside) if checkpoint else None)
     world.cluster.close()
     return Run(
@@ -203,7 +206,6 @@ def _drive(world: _World, horizon: float, save: Callable[[], None]) -> tuple[boo
     """Let time pass: (whether a `KeyboardInterrupt` ended it, CPU seconds)."""
     started = time.process_time()
     interrupted = False
-    gc.collect()
     gc.disable()  # live requests and cohorts form no cycles that outlast them
     try:
         with interruptible(world.env):
