@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from typing import Any, TypeVar
 
 from ..errors import InputError, nearest_name
 from .device import HardwareCard
@@ -10,6 +12,7 @@ from .huggingface import model_from_config
 from .model import ModelCard
 from .strict import build, read_mapping
 
+Card = TypeVar("Card")
 _HERE = Path(__file__).parent
 _WORDS = {
     "plans": "plan",
@@ -63,9 +66,21 @@ def find_model(name: str, where: str = "model") -> ModelCard:
 
 def find_hardware(name: str, where: str = "hardware") -> HardwareCard:
     """The hardware card of a name (see `names("hardware")`) or of a user's own YAML file."""
-    path = find("hardware", name, where)
+    return read_card(HardwareCard, find("hardware", name, where))
+
+
+def read_card(cls: type[Card], path: Path) -> Card:
+    """The frozen dataclass `cls` in a YAML file, named after the file; one that comes with the package is read once."""
+    card: Card = _shipped(cls, path) if path.is_relative_to(_HERE) else _read(cls, path)
+    return card
+
+
+def _read(cls: Any, path: Path) -> Any:
     values = read_mapping(path)
     try:
-        return build(HardwareCard, {"name": path.stem, **values})
+        return build(cls, {"name": path.stem, **values})
     except InputError as error:
         raise error.at(f"{path}:") from None
+
+
+_shipped: Any = cache(_read)

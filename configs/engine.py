@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
-from .catalog import find
+from .catalog import find, read_card
 from .device import HardwareCard
-from .strict import build, check, read_mapping
+from .strict import check
 
 PolicyChoice = str | dict[str, Any]  # a name, or a mapping with `name` and parameters
 
@@ -95,12 +95,7 @@ class EnginePreset:
 
 def find_engine(name: str, where: str = "engine") -> EnginePreset:
     """The preset of a name (see `catalog.names("engines")`) or of a user's own YAML file."""
-    path = find("engines", name, where)
-    values = read_mapping(path)
-    try:
-        return build(EnginePreset, {"name": path.stem, **values})
-    except InputError as error:
-        raise error.at(f"{path}:") from None
+    return read_card(EnginePreset, find("engines", name, where))
 
 
 def policy_name(choice: PolicyChoice, where: str) -> tuple[str, dict[str, Any]]:
