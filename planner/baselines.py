@@ -8,25 +8,32 @@ from math import ceil, inf
 
 from .judge import Verdict
 from .market import Known, Market
+from .planfile import plan_of
+from .problem import Counts
+from .search import Search
+
+_MATCHED = {"prefill": 0.90, "decode": 0.92}  # of their rates: what aiconfigurator 0.12 counts on when it pairs them
+_MORE = 1.1  # times the load to size for, when a fleet has missed
+_MOST = 4.0  # times the load, after which a rule is given up
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """replicas, usd_per_hour : as the rule has it. corrected : replicas that do meet the SLO, None if none."""
+    """counts, usd_per_hour : as the rule has it. corrected : the same rule with more until the SLO is met, or None."""
 
     rule: str
-    name: str
-    replicas: int
+    counts: Counts
     usd_per_hour: float
     verdict: Verdict
-    corrected: int | None = None
+    corrected: Counts | None = None
     corrected_usd_per_hour: float | None = None
 
 
-def homogeneous(market: Market) -> Baseline | None:
+def homogeneous(search: Search) -> Baseline | None:
     """The cheapest fleet of one type that meets the SLO; types whose bound is dearer are not replayed."""
+    market = search.market
     best: Known | None = None
-    for known in sorted(_whole(market), key=_least_usd):
+    for known in sorted(_of_role(market, "mixed"), key=_least_usd):
         if best and _least_usd(known) >= _usd(best, best.needed):
             continue
         market.smoothen([known.candidate.name])
@@ -38,49 +45,81 @@ def homogeneous(market: Market) -> Baseline | None:
     if best is None or best.needed is None:
         return None
     usd = _usd(best, best.needed)
-    return Baseline("best of one type", best.candidate.name, best.needed, usd, best.alone[best.needed])
+    return Baseline("best of one type", {best.candidate.name: best.needed}, usd, best.alone[best.needed])
 
 
-def closed_form(market: Market) -> Baseline | None:
+def closed_form(search: Search) -> Baseline | None:
     """Mean rate over the saturated rate of a replica, of the type where that is cheapest: no SLO, no bursts."""
-    return _linear("mean rate / saturated rate", market, lambda known: market.capacity.saturated(known.candidate))
+    return _sized("mean rate / saturated rate", search, {"mixed": 1.0}, lambda known: known.top)
 
 
-def rate_matched(market: Market) -> Baseline | None:
+def rate_matched(search: Search) -> Baseline | None:
     """Mean rate over the rate that one replica carries within the SLO, scaled linearly: no bursts."""
+    return _sized("mean rate / rate within the SLO", search, {"mixed": 1.0}, _within_slo(search.market))
 
+
+def matched_pair(search: Search) -> Baseline | None:
+    """The same for prefill and decode replicas, each for its own phase, with a margin on both."""
+    return _sized("prefill and decode matched by rate", search, _MATCHED, _within_slo(search.market))
+
+
+def _within_slo(market: Market) -> Callable[[Known], float]:
     def rate(known: Known) -> float:
         market.smoothen([known.candidate.name])
-        return known.smooth.low if known.smooth else 0.0
+        return known.smooth.low
 
-    return _linear("mean rate / rate within the SLO", market, rate)
-
-
-def _linear(rule: str, market: Market, rate: Callable[[Known], float]) -> Baseline | None:
-    choices = []
-    for known in _whole(market):
-        carried = rate(known)
-        n = ceil(market.workload.rate / carried - 1e-9) if carried else 0
-        if 0 < n <= known.candidate.most:
-            choices.append((_usd(known, n), known.candidate.name, n))
-    if not choices:
-        return None
-    usd, name, n = min(choices)
-    known = market.known[name]
-    verdict = known.alone.get(n) or market.replay(known, n)
-    enough = n
-    while not known.alone.setdefault(enough, verdict).met and enough < known.candidate.most:
-        enough += 1
-        verdict = known.alone.get(enough) or market.replay(known, enough)
-    met = known.alone[enough].met
-    return Baseline(
-        rule, name, n, usd, known.alone[n], enough if met else None, _usd(known, enough) if met else None
-    )  # fmt: skip
+    return rate
 
 
-def _whole(market: Market) -> list[Known]:
-    """The types that serve a request alone: simple rules know no roles."""
-    return [known for known in market.known.values() if known.candidate.role == "mixed"]
+def _sized(rule: str, search: Search, margins: dict[str, float], rate: Callable[[Known], float]) -> Baseline | None:
+    """The cheapest type of each role for the mean rate, then for more of it until the SLO is met."""
+    first: Baseline | None = None
+    more = 1.0
+    while more < _MOST:
+        fleet: Counts = {}
+        for role, margin in margins.items():
+            fleet |= _cheapest(search.market, role, more / margin, rate)
+        if len(fleet) < len(margins) or not _in_stock(search.market, fleet):
+            break
+        found = _replayed(rule, search, fleet)
+        first = first or found
+        if found.verdict.met:
+            return Baseline(rule, first.counts, first.usd_per_hour, first.verdict, fleet, found.usd_per_hour)
+        more *= _MORE
+    return first
+
+
+def _cheapest(market: Market, role: str, load: float, rate: Callable[[Known], float]) -> Counts:
+    """Replicas of the type that carries so many times the mean rate for least; what cannot be that is not measured."""
+    best, fleet = inf, Counts()
+
+    def replicas(known: Known, carried: float) -> int | None:
+        n = ceil(load * market.workload.rate / carried - 1e-9) if carried else 0
+        return n if 0 < n <= known.candidate.most else None
+
+    for known in sorted(_of_role(market, role), key=lambda known: _usd(known, replicas(known, known.top))):
+        if _usd(known, replicas(known, known.top)) >= best:
+            break
+        n = replicas(known, rate(known))
+        if _usd(known, n) < best:
+            best, fleet = _usd(known, n), {known.candidate.name: n or 0}
+    return fleet
+
+
+def _in_stock(market: Market, fleet: Counts) -> bool:
+    members = [(market.known[name].candidate, n) for name, n in fleet.items()]
+    used = {gpu: sum(c.gpus * n for c, n in members if c.gpu == gpu) for gpu in market.inventory.gpus}
+    return all(used[gpu] <= stock.count for gpu, stock in market.inventory.gpus.items())
+
+
+def _replayed(rule: str, search: Search, counts: Counts) -> Baseline:
+    capacity = search.market.capacity
+    usd = sum(search.market.known[name].candidate.usd_per_hour * n for name, n in counts.items())
+    return Baseline(rule, counts, usd, capacity.replay(plan_of(search.values(counts))))
+
+
+def _of_role(market: Market, role: str) -> list[Known]:
+    return [known for known in market.known.values() if known.candidate.role == role]
 
 
 def _usd(known: Known, replicas: int | None) -> float:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,16 @@ from ..errors import InputError
 from ..sim.write import prepare_folder
 
 _PACKAGE = Path(__file__).parents[1]
+_JUDGING = ("hopeless", "intervals", "judge", "targets")  # modules beside this one
 
 
 @cache
 def code_fingerprint() -> str:
-    """SHA-256 of the sources that decide what a simulation says: results of other code are not reused."""
+    """SHA-256 of the sources that decide what a verdict says: results of other code are not reused."""
     digest = hashlib.sha256()
-    for folder in ("configs", "costmodels", "sim", "traces"):
-        for path in sorted((_PACKAGE / folder).rglob("*.py")):
-            digest.update(path.read_bytes())
+    folders = [sorted((_PACKAGE / folder).rglob("*.py")) for folder in ("configs", "costmodels", "sim", "traces")]
+    for path in (*chain(*folders), *(_PACKAGE / "planner" / f"{name}.py" for name in _JUDGING)):
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
@@ -40,10 +42,10 @@ class Cache:
         if folder:
             prepare_folder(folder)
 
-    def copy(self) -> Cache:
-        """The same folder, and what is known so far."""
+    def beside(self) -> Cache:
+        """Another one on the same folder, which knows nothing that is not in there."""
         twin = copy.copy(self)
-        twin.known = dict(self.known)
+        twin.known = {}
         return twin
 
     def get(self, key: str) -> dict[str, Any] | None:

@@ -233,6 +233,9 @@ class _Model:
 
     def other_than(self, counts: Counts) -> None:
         """Not this fleet again: some offer has more replicas, or fewer."""
+        most = {offer.name: offer.most for offer in self.problem.offers}
+        if any(n > most.get(name, 0) for name, n in counts.items()):
+            return  # there is no such fleet
         tag = "_".join(str(counts.get(offer.name, 0)) for offer in self.problem.offers)
         changed = []
         for i, offer in enumerate(self.problem.offers):

@@ -24,13 +24,17 @@ class Hopeless:
     It never gives up too early: whatever the requests to come do, a full run would miss that objective as well. What
     has no such bound from what has ended (ITL, throughput, standard deviations) it leaves to the report.
 
-    table : the requests of the run. attempts : how often each of them may be sent.
+    table : the requests of the run. attempts : how often each of them may be sent. among : requests in all, where the
+    run has only some of them and the others may all be good.
+    excess : go on until so many times the requests that may be beyond a percentile, or not good, are.
     """
 
-    def __init__(self, slo: SLO, table: RequestTable, attempts: int = 1) -> None:
+    def __init__(
+        self, slo: SLO, table: RequestTable, attempts: int = 1, *, among: int = 0, excess: float = 1.0
+    ) -> None:
         self.objective = ""
-        good = _Good(slo, table)
-        checks = ((o.text, _check(o, len(table), attempts, good)) for o in slo.objectives)
+        good, most = _Good(slo, table), among or len(table)
+        checks = ((o.text, _check(o, most, attempts, good, excess)) for o in slo.objectives)
         self._checks = [(text, check) for text, check in checks if check]
 
     def __call__(self, request: Request, end: End, now: int) -> None:
@@ -48,9 +52,9 @@ class _Percentile:
     finish is enough for fewer.
     """
 
-    def __init__(self, objective: Objective, most: int, percent: float) -> None:
+    def __init__(self, objective: Objective, most: int, percent: float, excess: float) -> None:
         self._objective = objective
-        self._enough = most - max(0, floor((most - 1) * percent / 100 - 1e-6))
+        self._enough = excess * (most - max(0, floor((most - 1) * percent / 100 - 1e-6)))
         self._latency = _LATENCIES[objective.metric]
         self._misses = 0
 
@@ -80,16 +84,17 @@ class _Goodput:
     A request that is sent again counts as offered again, and may be good then.
     """
 
-    def __init__(self, objective: Objective, most: int, attempts: int, good: _Good) -> None:
+    def __init__(self, objective: Objective, most: int, attempts: int, good: _Good, excess: float) -> None:
         self._objective, self._hopeful, self._attempts, self._good = objective, most, attempts, good
-        self._bad = 0
+        self._bad, self._excess = 0, excess
 
     def __call__(self, request: Request, end: End) -> bool:
         if end == End.FINISHED and self._good(request):
             return False
         self._bad += 1
         self._hopeful -= end == End.FINISHED or request.attempt + 1 == self._attempts
-        return not self._objective.met(self._hopeful / (self._hopeful + self._bad))
+        offered = self._hopeful + self._bad
+        return not self._objective.met((offered - self._bad / self._excess) / offered)
 
 
 class _Good:
@@ -107,13 +112,15 @@ class _Good:
         return all(_LATENCIES[metric](request) / TICKS_PER_SECOND <= limit for metric, limit in limits)
 
 
-def _check(objective: Objective, most: int, attempts: int, good: _Good) -> Callable[[Request, End], bool] | None:
+def _check(
+    objective: Objective, most: int, attempts: int, good: _Good, excess: float
+) -> Callable[[Request, End], bool] | None:
     """What can tell early that `objective` is missed, if anything can."""
     if objective.metric == "goodput" and objective.operator in (">=", ">"):
-        return _Goodput(objective, most, attempts, good)
+        return _Goodput(objective, most, attempts, good, excess)
     if objective.metric not in _LATENCIES or objective.operator not in ("<=", "<"):
         return None
     if objective.statistic == "mean":
         return _Mean(objective, most)
     percent = {"median": 50.0, "p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0}.get(objective.statistic)
-    return None if percent is None else _Percentile(objective, most, percent)
+    return None if percent is None else _Percentile(objective, most, percent, excess)

@@ -6,24 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from ..configs.plan import Plan
 from ..configs.slo import SLO
 from ..sim.metrics import Finished
-from ..sim.run import run
 from ..traces.streams import Stream
-from ..traces.table import RequestTable
 
 _BLOCKS = 40  # of consecutive requests: neighbours share bursts, so they are drawn together
 _DRAWS = 300
 
 
-def intervals(plan: Plan, table: RequestTable, slo: SLO, seed: int) -> dict[str, tuple[float, float]]:
+def intervals(requests: Finished, slo: SLO, seed: int) -> dict[str, tuple[float, float]]:
     """By objective (its text): the 95 % interval of its value, in seconds, over resampled stretches of the trace.
 
     It says how much the figure would vary over traces like this one; a recorded trace on a deterministic plan itself
     repeats exactly. Objectives on means, percentiles and goodput of requests have one; ITL and totals have none.
     """
-    requests = Finished(run(table, plan, seed=seed))
     blocks = np.array_split(np.arange(len(requests)), min(_BLOCKS, len(requests)))
     stream = Stream(seed, "bootstrap")
     draws = [stream.integers(len(blocks), len(blocks)) for _ in range(_DRAWS)]

@@ -4,49 +4,55 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from ..configs.plan import Plan
-from ..sim.deploy import deploy
 from ..sim.metrics import Finished
 from ..sim.report import build_report
 from ..sim.run import Run, run
 from ..traces.table import RequestTable
 from .cache import Cache, fingerprint
+from .deployed import Deployed
+from .hopeless import Hopeless
+from .intervals import intervals
 from .targets import Targets, describe
 
 _PROBE = 0.15  # share of the trace that is tried first: the busiest stretch of so many requests
+_ENOUGH = 2.0  # times the misses that may be: a replay ends
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What a simulation said.
 
-    met : all objectives. objectives : as in a report; of the probe alone where that was enough to fail.
-    over : by objective, the share of requests over its limit. beyond : requests over a limit, as a multiple of those
-    that may be, for the worst objective. requests : simulated. mean_e2el : seconds.
-    token_seconds : in the KV cache while it decodes, of a request on average. least_tpot : seconds.
-    busy_share : of the engines. throughput : requests/s.
+    met : all objectives. objectives : as in a report. over : by objective, the share of requests over its limit.
+    beyond : requests over a limit, as a multiple of those that may be, for the worst objective.
+    stopped : the run ended where that was enough; then `over` and `beyond` are lower bounds, and the objectives are of
+    those who had finished. requests : simulated. intervals : of the objectives, where a replay met them all.
+    mean_e2el : seconds. token_seconds : in the KV cache while it decodes, of a request on average.
+    least_tpot : seconds. busy_share : of the engines. throughput : requests/s.
     """
 
     met: bool
     objectives: list[dict[str, Any]]
     over: list[float]
     beyond: float
+    stopped: bool
     requests: int
     mean_e2el: float
     token_seconds: float
     least_tpot: float
     busy_share: float
     throughput: float
+    intervals: dict[str, Any] = field(default_factory=dict)
 
     @property
     def missed(self) -> str:
         """The objectives that were missed, in words."""
-        return describe(self.objectives)
+        return describe(self.objectives) + (f", seen after {self.requests:,} requests" if self.stopped else "")
 
 
 def _silent(line: str) -> None:
@@ -58,6 +64,7 @@ class Judge:
     """Runs simulations with one seed, so that all plans see the same requests: common random numbers.
 
     requests, hits : simulated so far, and verdicts that came out of the cache. log : called with a line of progress.
+    idle : ask the cache only, and raise `LookupError` where it does not know.
     """
 
     cache: Cache
@@ -66,21 +73,25 @@ class Judge:
     requests: int = 0
     hits: int = 0
     simulations: int = 0
-    _plans: dict[str, str] = field(default_factory=dict)
+    idle: bool = False
+    _ready: Deployed = field(default_factory=Deployed)
 
     def replay(self, plan: Plan, table: RequestTable, targets: Targets) -> Verdict:
-        """The whole trace on a plan; ends after its busiest stretch where that alone misses an objective."""
+        """The whole trace on a plan, its busiest stretch first; ends as soon as an objective is missed by far."""
         key = self._key("replay", plan, table, targets)
         return self._cached(key, lambda: self._replay(plan, table, targets))
 
     def _replay(self, plan: Plan, table: RequestTable, targets: Targets) -> Verdict:
-        probe = busiest(table, round(_PROBE * len(table)))
-        if len(probe) < len(table):
-            result = self._run(plan, probe)
-            if targets.missed_for_certain(Finished(result)):
-                return dataclasses.replace(_verdict(result, targets), met=False)
-        verdict = _verdict(self._run(plan, table), targets)
-        return dataclasses.replace(verdict, requests=verdict.requests + len(probe) * (len(probe) < len(table)))
+        before, probe = self.requests, busiest(table, round(_PROBE * len(table)))
+        for part in (probe, table) if len(probe) < len(table) else (table,):
+            watch = Hopeless(targets.slo, part, among=len(table), excess=_ENOUGH)
+            result = self._run(plan, part, watch)
+            if watch.objective:
+                break
+        verdict = replace(_verdict(result, targets), requests=self.requests - before)
+        return (
+            replace(verdict, intervals=intervals(Finished(result), targets.slo, self.seed)) if verdict.met else verdict
+        )
 
     def sample(self, plan: Plan, table: RequestTable, targets: Targets) -> Verdict:
         """A short simulation, to its end."""
@@ -89,7 +100,7 @@ class Judge:
 
     def worker(self) -> Judge:
         """One of the same kind for another process, which counts for itself."""
-        return Judge(self.cache.copy(), self.seed)
+        return Judge(self.cache.beside(), self.seed)
 
     def merge(self, other: Judge) -> None:
         """Take over what a worker has found."""
@@ -98,10 +109,23 @@ class Judge:
         self.requests += other.requests
         self.simulations += other.simulations
 
-    def _run(self, plan: Plan, table: RequestTable) -> Run:
-        self.requests += len(table)
+    def knows(self, ask: Callable[[Judge], object]) -> bool:
+        """Whether all that `ask` asks a judge is in the cache."""
+        try:
+            ask(replace(self, idle=True))
+        except LookupError:
+            return False
+        return True
+
+    def _run(self, plan: Plan, table: RequestTable, watch: Hopeless | None = None) -> Run:
+        if self.idle:
+            raise LookupError
+        result = run(table, plan, seed=self.seed, deployments=self._ready(plan).deployments, on_end=watch)
+        if result.interrupted and not (watch and watch.objective):
+            raise KeyboardInterrupt
+        self.requests += len(result.recorder.requests)
         self.simulations += 1
-        return run(table, plan, seed=self.seed)
+        return result
 
     def _cached(self, key: str, work: Callable[[], Verdict]) -> Verdict:
         known = self.cache.get(key)
@@ -113,22 +137,15 @@ class Judge:
         return verdict
 
     def _key(self, kind: str, plan: Plan, table: RequestTable, asked: object) -> str:
-        return fingerprint(kind, self._deployed(plan), table.fingerprint(), str(asked), self.seed)
-
-    def _deployed(self, plan: Plan) -> str:
-        """Of a plan and all that its names stand for."""
-        name = plan.fingerprint()
-        if name not in self._plans:
-            parts = [(d.cost.describe(), d.limits.figures(), d.blocks) for d in deploy(plan)]
-            self._plans[name] = fingerprint(name, parts)
-        return self._plans[name]
+        return fingerprint(kind, self._ready(plan).fingerprint, table.fingerprint(), str(asked), self.seed)
 
 
 def _verdict(result: Run, targets: Targets) -> Verdict:
     report = build_report(result, targets.slo)
     objectives = report["slo"]["objectives"]
     finished = Finished(result)
-    over = targets.over(finished, report["slo"]["goodput_of_offered"] or 0.0)
+    good = round((report["slo"]["goodput_of_offered"] or 0.0) * report["num_prompts"])
+    over = targets.over(finished, (report["completed"] if result.interrupted else report["num_prompts"]) - good)
     context = (result.table.prompt_tokens + result.table.output_tokens / 2)[finished.rows]
     busy = [share for pool in report["simulation"]["pools"] for share in pool["busy_share"]]
     return Verdict(
@@ -136,6 +153,7 @@ def _verdict(result: Run, targets: Targets) -> Verdict:
         objectives=objectives,
         over=over,
         beyond=targets.beyond(over),
+        stopped=result.interrupted,
         requests=len(result.table),
         mean_e2el=(report["mean_e2el_ms"] or 0.0) / 1e3,
         token_seconds=float((context * (finished.e2el - finished.ttft)).mean()) if len(finished) else 0.0,

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil, inf, sqrt
 from statistics import median
+from typing import Any
 
 from .candidates import Candidate, Rejected, fleet_plan
 from .judge import Verdict
-from .parallel import prefetch
+from .parallel import Point, prefetch
 from .points import Capacity, Interval, Isolated, Smooth, smooth_of
 from .problem import Counts, Goal, Misses, Offer, Problem, Scenario
 from .promise import lower_hull
@@ -18,6 +19,7 @@ from .transfers import Closed, closed_pairs, without
 from .workload import Workload
 
 _LESS = 0.99  # of what a pool was thought to carry, after a miss
+_SAME = 0.98  # of a capacity: a program's answer still stands
 _BURSTS = 0.8  # of its smooth rate that a replica is thought to carry under bursts, before any is measured
 
 
@@ -76,7 +78,7 @@ class Market:
     def __init__(self, capacity: Capacity, candidates: list[Candidate], goal: Goal = "cost") -> None:
         """`capacity` comes with buckets; they are dropped where every candidate serves all of them or none."""
         self.goal = goal
-        prefetch(capacity, [("alone", (candidate,)) for candidate in candidates])
+        prefetch(capacity, _families([("alone", (candidate,)) for candidate in candidates]))
         isolated = {candidate.name: capacity.alone(candidate) for candidate in candidates}
         if not any(0 < sum(i.missed is None for i in mine) < len(mine) for mine in isolated.values()):
             shares = capacity.workload.shares
@@ -91,25 +93,33 @@ class Market:
             if all(i.missed for i in mine)
         ]
         able = [candidate for candidate in candidates if not all(i.missed for i in isolated[candidate.name])]
-        prefetch(self.capacity, [("saturated", (candidate,)) for candidate in able])
+        full = {candidate.name: _full_queues(candidate, isolated[candidate.name]) for candidate in able}
+        prefetch(self.capacity, _families([("saturated", queue) for queues in full.values() for queue in queues]))
         self.known = {candidate.name: self._survey(candidate, isolated[candidate.name]) for candidate in able}
 
     def _survey(self, candidate: Candidate, isolated: list[Isolated]) -> Known:
         """The first look: rates with a full queue."""
-        top = self.capacity.saturated(candidate)
-        rates = [top]
-        if len(isolated) > 1:
-            rates = [0.0 if i.missed else self.capacity.saturated(candidate, b) for b, i in enumerate(isolated)]
+        top, *others = (self.capacity.saturated(*queue) for queue in _full_queues(candidate, isolated))
+        rates = [0.0 if i.missed else others.pop(0) for i in isolated] if others else [top]
         return Known(candidate, top, rates, isolated, self.workload.rate)
 
     def refine(self, names: Iterable[str]) -> bool:
         """Try another smooth rate of each of these; False where all are known well enough."""
         wanted = [(known, known.smooth.next) for known in map(self.known.__getitem__, names)]
         points = [(known, (known.candidate, known.served, rate)) for known, rate in wanted if rate]
-        prefetch(self.capacity, [("at_rate", arguments) for _, arguments in points])
+        prefetch(self.capacity, [[("at_rate", arguments)] for _, arguments in points])
         for known, arguments in points:
             known.probes[arguments[2]] = self.capacity.at_rate(*arguments)
         return bool(points)
+
+    def sharpen(self, names: Iterable[str]) -> bool:
+        """Measure these until one turns out to carry less than was thought; False where all are known well enough."""
+        names = list(names)
+        thought = {name: self.known[name].share for name in names}
+        learned = False
+        while all(self.known[name].share >= _SAME * share for name, share in thought.items()) and self.refine(names):
+            learned = True
+        return learned
 
     def smoothen(self, names: Iterable[str]) -> None:
         """Measure what these carry within the SLO without bursts."""
@@ -136,8 +146,7 @@ class Market:
     def replay(self, known: Known, replicas: int) -> Verdict:
         """A fleet of this type only on the whole trace."""
         plan = fleet_plan(self.inventory, {known.candidate.pool: replicas})
-        capacity = self.capacity
-        known.alone[replicas] = capacity.judge.replay(plan, self.workload.table, capacity.targets)
+        known.alone[replicas] = self.capacity.replay(plan)
         return known.alone[replicas]
 
     def _late(self, known: Known) -> Misses:
@@ -189,7 +198,7 @@ class Market:
         inventory, targets = self.inventory, self.capacity.targets
         ttft, tpot, e2el = (targets.limit(metric) for metric in ("ttft", "tpot", "e2el"))
         late = min(e2el, ttft + tpot * float(self.workload.table.output_tokens.max()))
-        windows, bad = self.workload.windows(), targets.allowed() * targets.requests
+        windows, bad = self.workload.windows, targets.allowed() * targets.requests
         scenarios = [
             Scenario(w.name, w.seconds + (late if late < inf else 0.0), tuple(map(float, w.arrivals)), bad)
             for w in (windows if late < inf else windows[:1])
@@ -217,6 +226,22 @@ class Market:
             kv_format=c.pool.kv_cache_dtype, kv_bytes=tuple(sent), idle_watts=c.idle_watts or 0.0,
             busy_watts=c.busy_watts or 0.0, inside=c.inside, network=c.network,
         )  # fmt: skip
+
+
+def _full_queues(candidate: Candidate, isolated: list[Isolated]) -> list[tuple[Any, ...]]:
+    """What is asked of a candidate first: all requests together, and each bucket that it can serve."""
+    buckets = [b for b, i in enumerate(isolated) if not i.missed] if len(isolated) > 1 else []
+    return [(candidate,), *((candidate, bucket) for bucket in buckets)]
+
+
+def _families(points: Iterable[Point]) -> list[list[Point]]:
+    """Points of candidates, those with the same step times together."""
+    families: dict[Any, list[Point]] = {}
+    for kind, (candidate, *more) in points:
+        pool = candidate.pool
+        same = pool.hardware, pool.tensor_parallel_size, pool.pipeline_parallel_size, pool.data_parallel_size
+        families.setdefault(same, []).append((kind, (candidate, *more)))
+    return list(families.values())
 
 
 def _together(isolated: list[Isolated], shares: Sequence[float]) -> Isolated:

@@ -1,4 +1,4 @@
-"""Capacity points measured on all cores: each by itself, so that a result does not depend on how many there are."""
+"""Simulations on all cores: each by itself, so that a result does not depend on how many there are."""
 
 from __future__ import annotations
 
@@ -6,29 +6,37 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 from .judge import Judge
 from .points import Capacity
 
-Point = tuple[Literal["alone", "saturated", "at_rate"], tuple[Any, ...]]  # a method of `Capacity`, and its arguments
-
-_FEW = 4  # points for which starting processes does not pay
+Point = tuple[Literal["alone", "saturated", "at_rate", "replay"], tuple[Any, ...]]  # of `Capacity`, with arguments
 
 
-def prefetch(capacity: Capacity, points: Sequence[Point]) -> None:
-    """Measure `points` into the cache of `capacity`, side by side where there are several cores."""
-    workers = min(os.cpu_count() or 1, len(points))
-    if workers < 2 or len(points) < _FEW:
+def prefetch(capacity: Capacity, jobs: Sequence[Sequence[Point]]) -> None:
+    """Simulate points into the cache of `capacity`, jobs side by side where there are several cores.
+
+    The points of a job share what is made ready for them: those of the same GPUs and parallelism belong together.
+    """
+    judge = capacity.judge
+    missing = [points for points in jobs if not judge.knows(partial(_ask, capacity, points))]
+    workers = min(os.cpu_count() or 1, len(missing))
+    if workers < 2:
         return
-    stripped = replace(capacity, judge=capacity.judge.worker())
     with ProcessPoolExecutor(workers) as pool:
-        for judge in pool.map(_measure, [(stripped, point) for point in points]):
-            capacity.judge.merge(judge)
+        for worker in pool.map(_simulate, [(replace(capacity, judge=judge.worker()), points) for points in missing]):
+            judge.merge(worker)
 
 
-def _measure(job: tuple[Capacity, Point]) -> Judge:
-    capacity, (kind, arguments) = job
-    own = replace(capacity, judge=capacity.judge.worker())
-    getattr(own, kind)(*arguments)
-    return own.judge
+def _simulate(job: tuple[Capacity, Sequence[Point]]) -> Judge:
+    capacity, points = job
+    _ask(capacity, points, capacity.judge)
+    return capacity.judge
+
+
+def _ask(capacity: Capacity, points: Sequence[Point], judge: Judge) -> None:
+    own = replace(capacity, judge=judge)
+    for kind, arguments in points:
+        getattr(own, kind)(*arguments)

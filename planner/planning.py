@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -14,13 +16,11 @@ from ..configs.slo import SLO
 from ..traces.table import RequestTable
 from ..traces.transform import scale_rate
 from . import baselines
-from .baselines import Baseline
 from .cache import Cache
 from .candidates import Candidate, Rejected, find_candidates
 from .exhaustive import cheapest
 from .explain import explain
 from .goodput import goodput_fleets
-from .intervals import intervals
 from .inventory import Inventory
 from .judge import Judge
 from .market import Known, Market
@@ -73,6 +73,24 @@ def plan_fleet(
 
     Raises `InputError` for an SLO that a trace of this length cannot tell about, or that asks nothing of latency.
     """
+    with _settled():
+        return _plan_fleet(table, slo, inventory, options, log)
+
+
+@contextmanager
+def _settled() -> Iterator[None]:
+    """What lives already is no garbage: hundreds of simulations need not each look through it first."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _plan_fleet(
+    table: RequestTable, slo: SLO, inventory: Inventory, options: Options, log: Callable[[str], None]
+) -> Planned:
     started = time.monotonic()
     targets = Targets.of(slo, len(table))
     candidates, rejected = find_candidates(inventory, table)
@@ -90,9 +108,9 @@ def plan_fleet(
     front: list[Tried] = []
     if found.best:
         plan = plan_of(found.best.values)
-        report["intervals"] = intervals(plan, table, slo, options.seed)
+        report["intervals"] = found.best.verdict.intervals
         if options.compare:
-            report["baselines"] = _baselines(search.market)
+            report["baselines"] = _baselines(search)
         if options.pareto:
             front = pareto_front(search, found.best)
             report["pareto"] = [_fleet(tried) for tried in front]
@@ -161,17 +179,15 @@ def _smooth(known: Known) -> dict[str, float]:
     return {"low": point.low, "high": point.high, "good": point.good}
 
 
-def _baselines(market: Market) -> list[dict[str, Any]]:
-    found: list[Baseline | None] = [
-        rule(market) for rule in (baselines.homogeneous, baselines.closed_form, baselines.rate_matched)
-    ]
+def _baselines(search: Search) -> list[dict[str, Any]]:
+    rules = baselines.homogeneous, baselines.closed_form, baselines.rate_matched, baselines.matched_pair
     return [
         {
-            "rule": b.rule, "name": b.name, "replicas": b.replicas, "usd_per_hour": b.usd_per_hour,
-            "met": b.verdict.met, "missed": b.verdict.missed, "replicas_that_meet": b.corrected,
+            "rule": b.rule, "counts": b.counts, "usd_per_hour": b.usd_per_hour, "met": b.verdict.met,
+            "missed": b.verdict.missed, "counts_that_meet": b.corrected,
             "usd_per_hour_that_meets": b.corrected_usd_per_hour,
         }
-        for b in found if b
+        for rule in rules if (b := rule(search))
     ]  # fmt: skip
 
 

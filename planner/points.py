@@ -114,6 +114,10 @@ class Capacity:
         targets = self.targets.phase(candidate.role, len(table))
         return self.judge.sample(self._plan(candidate), evenly(table, rate), targets)
 
+    def replay(self, plan: Plan) -> Verdict:
+        """The whole trace on a plan."""
+        return self.judge.replay(plan, self.workload.table, self.targets)
+
     def pooled(self, candidate: Candidate, replicas: int, low: float) -> Interval:
         """The share of the trace that each of so many replicas carries within the SLO, `low` of them together at least.
 

@@ -92,6 +92,11 @@ class Problem:
     rare: Mapping[str, float] = field(default_factory=dict)
     rates: tuple[float, ...] = ()
 
+    def least_price(self, offer: Offer) -> float:
+        """What a replica adds to a fleet's price, even if it does nothing."""
+        electricity = self.electricity_per_kwh / 1e3 * offer.idle_watts
+        return offer.idle_watts if self.goal == "energy" else offer.usd_per_hour + electricity
+
 
 def undominated(problem: Problem, replayed: Sequence[Counts]) -> Problem:
     """`problem` without offers that another one replaces at the same price, at least as fast for every bucket.
@@ -116,6 +121,12 @@ def _stands_for(one: Offer, other: Offer) -> bool:
     same = ("gpu", "gpus", "group", "role", "kv_format", "usd_per_hour", "idle_watts", "busy_watts", "network")
     alike = all(getattr(one, name) == getattr(other, name) for name in same)
     return alike and not other.late and all(a >= b for a, b in zip(one.rates, other.rates, strict=True))
+
+
+def below(problem: Problem, price: float) -> Problem:
+    """`problem` without what no fleet below a price can have."""
+    offers = [(offer, price / (problem.least_price(offer) or price)) for offer in problem.offers]
+    return replace(problem, offers=tuple(replace(o, most=min(o.most, int(n))) for o, n in offers if n >= 1))
 
 
 def phases_of(offers: Sequence[Offer]) -> dict[str, list[Offer]]:

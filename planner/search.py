@@ -22,7 +22,7 @@ from .judge import Verdict
 from .market import Market
 from .milp import Outcome, relative_gap
 from .planfile import plan_of, values_of
-from .problem import Aim, Counts, Problem, undominated
+from .problem import Aim, Counts, Problem, below, undominated
 from .promise import Routing, balance
 
 _STEP = 1e-6  # share of the price by which a cheaper fleet must be cheaper
@@ -101,7 +101,10 @@ class Search:
 
     def _solve(self, aim: Aim = "price", avoid: Sequence[Counts] = (), **limits: Any) -> Fleet | Outcome:
         avoid = [*self._near, *(counts for counts in avoid if counts not in self._near)]
-        return solve_fleet(undominated(self.problem(), avoid), aim, solver=self.solver, avoid=avoid, **limits)
+        problem = undominated(self.problem(), avoid)
+        if self._best:
+            problem = below(problem, self._best.price * (1 - _STEP))
+        return solve_fleet(problem, aim, solver=self.solver, avoid=avoid, **limits)
 
     def _step(self) -> str:
         """One round; returns why the search is over, or nothing."""
@@ -137,7 +140,7 @@ class Search:
 
     def _learn(self, answer: Fleet) -> bool:
         """Measure types that `answer` uses; False where nothing is left to measure."""
-        if self.market.refine(answer.counts):
+        if self.market.sharpen(answer.counts):
             return True
         for name in answer.counts:
             known = self.market.known[name]
@@ -170,7 +173,7 @@ class Search:
         """An answer of the program with types that are all measured."""
         while True:
             answer = self._solve(*aim, **limits)
-            if not isinstance(answer, Fleet) or not self.market.refine(answer.counts):
+            if not isinstance(answer, Fleet) or not self.market.sharpen(answer.counts):
                 return answer
 
     def _cheaper(self, low: float, high: float) -> str:
@@ -207,9 +210,7 @@ class Search:
             return known
         self._left -= 1
         values = self.values(counts)
-        capacity = self.market.capacity
-        verdict = capacity.judge.replay(plan_of(values), capacity.workload.table, capacity.targets)
-        return self._note(counts, verdict, values)
+        return self._note(counts, self.market.capacity.replay(plan_of(values)), values)
 
     def route(self, counts: Counts) -> tuple[float, Routing]:
         """What a fleet is thought to carry, and how."""

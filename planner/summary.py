@@ -32,9 +32,9 @@ def _lines(r: dict[str, Any]) -> Iterator[str]:
         yield "simpler rules:"
         for b in r["baselines"]:
             verdict = "meets the SLO" if b["met"] else f"misses {b['missed']}"
-            yield f"  {b['rule']}: {b['replicas']} x {b['name']}, ${b['usd_per_hour']:,.2f}/h, {verdict}"
-            if not b["met"] and b["usd_per_hour_that_meets"]:
-                yield f"    {b['replicas_that_meet']} of them would meet it, ${b['usd_per_hour_that_meets']:,.2f}/h"
+            yield f"  {b['rule']}: {_counts(b['counts'])}, ${b['usd_per_hour']:,.2f}/h, {verdict}"
+            if not b["met"] and b["counts_that_meet"]:
+                yield f"    {_counts(b['counts_that_meet'])} would meet it, ${b['usd_per_hour_that_meets']:,.2f}/h"
     if r.get("goodput"):
         yield "goodput per cost:"
         for g in r["goodput"]:

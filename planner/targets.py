@@ -84,17 +84,17 @@ class Targets:
         """The share of requests that may miss some limit; one request may not miss for two objectives."""
         return min(1.0, sum(1 - _share(o) for o in self.slo.objectives if 0 < _share(o) < 1))
 
-    def over(self, requests: Finished, goodput: float) -> list[float]:
-        """By objective, the share of requests over its limit; 0 for objectives that are not about a share.
+    def over(self, requests: Finished, bad: int) -> list[float]:
+        """By objective, the share of all requests that are over its limit; 0 for objectives that are not about a share.
 
-        goodput : share of the requests that keep all limits of the SLO's `goodput`.
+        requests : those that finished, maybe before a run was stopped. bad : how many do not count for `goodput`.
         """
         shares = []
         for objective in self.slo.objectives:
             if objective.metric == "goodput":
-                shares.append(1 - goodput)
+                shares.append(bad / self.requests)
             elif _share(objective) and objective.metric in ("ttft", "tpot", "e2el"):
-                shares.append(float((getattr(requests, objective.metric) > objective.limit).mean()))
+                shares.append(float((getattr(requests, objective.metric) > objective.limit).sum() / self.requests))
             else:
                 shares.append(0.0)
         return shares
@@ -103,16 +103,6 @@ class Targets:
         """Requests over a limit, as a multiple of those that may be, for the objective where that is worst."""
         rare = [1 - _share(o) if 0 < _share(o) < 1 else 1.0 for o in self.slo.objectives]
         return max((share / r for share, r in zip(over, rare, strict=True)), default=0.0)
-
-    def missed_for_certain(self, requests: Finished) -> Objective | None:
-        """An objective that is missed whatever the rest of the trace does, judged by a part of it."""
-        for objective in self.slo.objectives:
-            rare, upper = 1 - _share(objective), objective.operator in ("<=", "<")
-            if 0 < rare < 1 and upper and objective.metric in ("ttft", "tpot", "e2el"):
-                values = getattr(requests, objective.metric)
-                if (values > objective.limit).sum() > rare * self.requests + 1:
-                    return objective
-        return None
 
 
 def _per_request(objective: Objective) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +53,7 @@ class Workload:
         """Seconds from the first to the last arrival."""
         return float(self.table.arrival[-1] - self.table.arrival[0])
 
-    @property
+    @cached_property
     def mean_prompts(self) -> list[float]:
         """Prompt tokens on average, by bucket."""
         sums = np.bincount(self.bucket, self.table.prompt_tokens, len(self.shares))
@@ -64,6 +65,7 @@ class Workload:
         """Requests/s on average."""
         return len(self.table) / self.span if self.span else float("inf")
 
+    @cached_property
     def windows(self) -> list[Window]:
         """The whole trace, and its stretches of some lengths that bring the most requests and the most tokens."""
         arrival = self.table.arrival

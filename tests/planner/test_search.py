@@ -102,8 +102,8 @@ def test_bursts_need_headroom_that_a_mean_rate_misses() -> None:
     )
     prices = []
     for table in (smooth, bursty):
-        surveyed = market(inventory, table, slo("ttft p99 <= 500ms", "tpot p99 <= 60ms"))
-        found, sized = Search(surveyed, solver="highs").run(), closed_form(surveyed)
+        search = Search(market(inventory, table, slo("ttft p99 <= 500ms", "tpot p99 <= 60ms")), solver="highs")
+        found, sized = search.run(), closed_form(search)
         assert found.best and sized
         prices.append((found.best.price, sized.usd_per_hour, sized.verdict.met))
     assert prices[1][0] > prices[0][0]
