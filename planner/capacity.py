@@ -10,6 +10,7 @@ from typing import Any, Literal
 from ..configs.plan import LONGEST, Plan
 from ..configs.slo import SLO
 from ..errors import InputError, unknown_name
+from ..sim.deploy import deploy
 from ..sim.metrics import Finished
 from ..sim.report import build_report
 from ..sim.run import run
@@ -136,6 +137,7 @@ class _Search:
         self._table, self._plan, self._slo, self._seed = table, plan, slo, seed
         self._stop_early, self._progress = stop_early, progress
         self._rate = request_rate(table)
+        self._deployments = deploy(plan)  # once: runs share the step times that they find
         self.probes: list[Probe] = []
 
     def probe(self, rate_scale: float, to_the_end: bool = False) -> Probe:
@@ -143,7 +145,7 @@ class _Search:
         table = scale_rate(self._table, rate_scale)
         watch = Hopeless(self._slo, table, 1 + self._plan.clients.retries)
         on_end = watch if self._stop_early and not to_the_end else None
-        result = run(table, self._plan, seed=self._seed, on_end=on_end)
+        result = run(table, self._plan, seed=self._seed, on_end=on_end, deployments=self._deployments)
         if result.interrupted and not watch.objective:
             raise KeyboardInterrupt
         e2el = Finished(result).e2el

@@ -11,6 +11,7 @@ import numpy as np
 from ..configs.plan import Plan
 from ..configs.slo import SLO
 from ..sim.confidence import intervals
+from ..sim.deploy import deploy
 from ..sim.report import build_report
 from ..sim.run import run
 from ..traces.table import RequestTable
@@ -33,10 +34,11 @@ def knee_curve(
     tables : the trace of each seed. progress : told how many runs have ended.
     """
     records, ended = [], 0
+    deployments = deploy(plan)
     for scale in scales:
         reports = []
         for seed, table in tables.items():
-            result = run(scale_rate(table, scale), plan, seed=seed)
+            result = run(scale_rate(table, scale), plan, seed=seed, deployments=deployments)
             if result.interrupted:
                 raise KeyboardInterrupt
             reports.append(build_report(result, slo))
