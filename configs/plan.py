@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from math import inf
 from pathlib import Path
 from typing import Any, Literal
@@ -239,18 +240,26 @@ class Plan:
 
     def fingerprint(self) -> str:
         """SHA-256 of what the plan says, first 16 hex digits."""
-        values = {**_said(self), "pools": [_said(pool) for pool in self.pools]}
+        values = _said(self)
         values.pop("folder", None)
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _said(part: Plan | Pool) -> dict[str, Any]:
-    """What is not at its default: a key that a plan does not use leaves no trace, so that new keys change nothing."""
-    values = asdict(part)
+def _said(part: Any) -> Any:
+    """What is not at its default, at every depth: a key that a plan does not use leaves no trace, so that new keys
+    change nothing."""
+    if isinstance(part, Mapping):
+        return {key: _said(value) for key, value in part.items()}
+    if isinstance(part, tuple | list):
+        return [_said(value) for value in part]
+    if not is_dataclass(part):
+        return part
+    said: dict[str, Any] = {}
     for f in fields(part):
-        if getattr(part, f.name) == (f.default if f.default_factory is MISSING else f.default_factory()):
-            del values[f.name]
-    return values
+        value = getattr(part, f.name)
+        if value != (f.default if f.default_factory is MISSING else f.default_factory()):
+            said[f.name] = _said(value)
+    return said
 
 
 def load_plan(name: str) -> Plan:

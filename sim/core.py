@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from .cohort import Cohort
+    from .freelist import Run
     from .program import Program
 
 FOREVER = 1 << 62  # a number of iterations that no run reaches
@@ -292,6 +293,10 @@ class RankView(Protocol):
         promised : a dictionary of the policy's own, filled by `promise` for those it admits in the same step.
         taken : free blocks that the step takes before it; what they held cannot be found any more.
         """
+        ...
+
+    def path(self, request: Request) -> Sequence[Run]:
+        """The runs of a prompt that are in the prefix cache, from its head on; see `radix`."""
         ...
 
     def promise(self, request: Request, tokens: int, promised: dict[int, int]) -> None:

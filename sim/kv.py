@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from .core import Request
+
+if TYPE_CHECKING:
+    from .freelist import Run
 
 
 class BlockPool:
@@ -42,6 +47,10 @@ class BlockPool:
     def lookup(self, request: Request, promised: dict[int, int], taken: int = 0) -> tuple[int, int]:
         """(blocks of a waiting request in the cache, free blocks that using them takes) - see `PrefixPool`."""
         return 0, 0
+
+    def path(self, request: Request) -> list[Run]:
+        """The runs of a prompt that are in the cache - see `PrefixPool`."""
+        return []
 
     def promise(self, request: Request, tokens: int, promised: dict[int, int]) -> None:
         """Note in `promised` what admitting a request with its first `tokens` tokens would put into the cache."""

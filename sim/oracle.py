@@ -40,6 +40,7 @@ class ListEngine:
         self.total_blocks, self.host = blocks, host or SwapSpace()
         self.pool = pool or BlockPool(blocks)
         self.caching, self.lookup, self.promise = self.pool.caching, self.pool.lookup, self.pool.promise
+        self.path = self.pool.path
         self.fifo, self.queue_key = queue.fifo, queue.key
         self.now = 0
         self.blocked = False  # somebody waits until a request in flight can be preempted

@@ -84,6 +84,11 @@ class PrefixPool(BlockPool):
         self._idle: AgeList | WorthList = WorthList() if self._worth else AgeList()
         self._idle.append_forgotten(self.total)
 
+    @property
+    def block_size(self) -> int:
+        """Tokens of a block."""
+        return self._block_size
+
     def free_runs(self) -> Iterator[Run]:
         """The free list, in the order of eviction."""
         return iter(self._idle)
@@ -155,6 +160,21 @@ class PrefixPool(BlockPool):
                 own = holding.own.cached - lost.get(holding.own, 0)
                 found, idle = found + own, idle + own
         return min(found, (request.target - 1) // self._block_size), idle
+
+    def path(self, request: Request) -> list[Run]:
+        """The runs of a prompt that are in the cache, from its head to where the next one is missing. O(depth)."""
+        found: list[Run] = []
+        holding = self._holding(request)
+        if holding is None:
+            return found
+        for i, key in enumerate(holding.keys):
+            run = self._index.get(key)
+            if run is None or not run.cached:
+                break
+            found.append(run)
+            if run.cached < holding.size(i):
+                break
+        return found
 
     def _lost(self, taken: int, promised: dict[int, int]) -> dict[Run, int]:
         """Blocks by run that handing out `taken` would forget; what others hold by then, as `promised`, stays."""

@@ -65,6 +65,7 @@ class Rank:
         self._observe = getattr(policy, "observe", None)
         self.pool = pool or BlockPool(blocks)
         self.lookup, self.promise, self.caching = self.pool.lookup, self.pool.promise, self.pool.caching
+        self.path = self.pool.path
         self.total_blocks = blocks
         self.host = host or SwapSpace()
         self.lengths = lengths
@@ -366,8 +367,7 @@ class Rank:
             self.running -= 1
             if not (self.pins and self.pins.keep(request, now)):
                 self.pool.release(request)
-            if request.preemptions:
-                self.host.forget(request)
+            self.host.forget(request)
             self.ended(request, now)
 
     def _complete_prompts(self, batch: Batch, iterations: int, end: int, done: list[Request]) -> None:

@@ -36,6 +36,7 @@ BUILT_IN = {
         "vtc": "vtc:Vtc",
         "adapter_clusters": "adapter_clusters:AdapterClusters",
         "longest_prefix": "longest_prefix:LongestPrefix",
+        "dfs_weight": "dfs_weight:DfsWeight",
         "drawn_priority": "drawn_priority:DrawnPriority",
     },
     "kv": {

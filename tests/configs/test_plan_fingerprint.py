@@ -25,3 +25,11 @@ def test_a_default_that_is_written_down_changes_nothing(pool) -> None:
 )
 def test_everything_else_does(plan, pool) -> None:
     assert fingerprint(plan, pool) != fingerprint()
+
+
+def test_so_it_is_within_a_part_of_a_plan() -> None:
+    tier = {"name": "host", "capacity": 4}
+    written = {**tier, "latency": 0.0, "write": "through"}
+    assert fingerprint({"tiers": {"levels": [tier]}}) == fingerprint({"tiers": {"levels": [written]}})
+    assert fingerprint({"tiers": {"levels": [tier]}}) != fingerprint({"tiers": {"levels": [{**tier, "latency": 0.1}]}})
+    assert fingerprint(pool={"techniques": {"kv": "h2o"}}) != fingerprint(pool={"techniques": {"kv": "d2o"}})
