@@ -10,7 +10,7 @@ from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import InputError
+from ..errors import InputError, unknown_name
 from .adapters import Adapters
 from .attention_workers import AttentionWorkers
 from .borrowing import KVBorrowing
@@ -20,6 +20,7 @@ from .engine import PolicyChoice
 from .experts import Experts
 from .model import Format, Parallelism
 from .semantic import SemanticCache
+from .sharing import SharedBlocks, SharedGPUs
 from .streams import Streams
 from .strict import build, check, read_mapping
 from .techniques import Techniques
@@ -133,6 +134,7 @@ class Pool:
     attention_workers: AttentionWorkers | None = None
     experts: Experts | None = None
     streams: Streams | None = None
+    blocks: SharedBlocks | None = None
     batch: PolicyChoice | None = None
     kv: PolicyChoice | None = None
     queue: PolicyChoice | None = None
@@ -225,6 +227,7 @@ class Plan:
     adapters: Adapters | None = None
     semantic_cache: SemanticCache | None = None
     kv_borrowing: KVBorrowing | None = None
+    shared_gpus: tuple[SharedGPUs, ...] = ()
     faults: Faults | None = None
     # Where relative paths of cards start; not part of the plan.
     folder: str = field(default="", compare=False, metadata={"written": False})
@@ -237,6 +240,16 @@ class Plan:
         for name in names:
             if names.count(name) > 1:
                 raise InputError("pools", f"two pools called {name!r}", "a name of its own for each pool")
+        sharing = [name for group in self.shared_gpus for name in group.pools]
+        for name in sharing:
+            if name not in names:
+                raise unknown_name("shared_gpus.pools", "pool", name, names)
+            if sharing.count(name) > 1:
+                raise InputError("shared_gpus.pools", f"{name!r} more than once", "a pool on one set of accelerators")
+
+    def sharing(self, pool: Pool) -> SharedGPUs | None:
+        """With whom a pool shares its accelerators, if with anybody."""
+        return next((group for group in self.shared_gpus if pool.name in group.pools), None)
 
     def fingerprint(self) -> str:
         """SHA-256 of what the plan says, first 16 hex digits."""

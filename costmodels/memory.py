@@ -73,6 +73,7 @@ def kv_capacity(
     block_size: int = 16,
     kv_cache_dtype: str = "auto",
     reserved_bytes: float = 0.0,
+    weights_elsewhere: bool = False,
     techniques: Techniques = NONE,
     beside: tuple[float, float] = (0.0, 0.0),
 ) -> KVCapacity:
@@ -80,6 +81,7 @@ def kv_capacity(
 
     reserved_bytes : further memory within the utilisation, such as CUDA graphs where an engine counts them (vLLM to
         0.19 at least captures them afterwards, from the memory that the utilisation leaves free).
+    weights_elsewhere : the weights are in memory of their own, beyond the utilisation.
 
     A block holds `block_size` tokens of all layers that keep every token; requests take `shape.constant_bytes` besides,
     once they have outgrown the sliding windows. Where every layer has a window, a block holds windowed tokens. Where
@@ -95,6 +97,7 @@ def kv_capacity(
     for stage in range(parallel.pipeline_parallel_size):
         operators = stage_operators(card, parallel, stage, kv_cache_dtype)
         shape, weights = kv_shape(with_techniques(operators, card, techniques)), weight_bytes(operators)
+        weights = 0.0 if weights_elsewhere else weights
         token, request = beside
         shape = replace(shape, token_bytes=shape.token_bytes + token, recent_bytes=shape.recent_bytes + request)
         activations = activation_bytes(card, operators, max_num_batched_tokens, max_num_seqs)

@@ -27,7 +27,7 @@ class Request:
     tenant = -1  # code of the trace's label, -1 = none
     session = -1  # likewise
     program: Program | None = None
-    adapter = -1  # number of its LoRA adapter, -1 = none
+    adapter = -1  # number of its LoRA adapter, or of its model where models share layers; -1 = none
     served = 0  # ticks that its program had run when it was sent,
     waited = 0  # and queued
     path = 0  # and the longest chain of its requests had run

@@ -13,6 +13,7 @@ from ..configs.engine import EnginePreset, PolicyChoice, find_engine, policy_nam
 from ..configs.model import ModelCard, MoE, quantized, with_experts
 from ..configs.plan import LinkOverride, Links, Plan, Pool
 from ..costmodels.base import CostModel, ticks
+from ..costmodels.blocks import BlockCost
 from ..costmodels.choice import ROOFLINE, cost_model
 from ..costmodels.composed import ComposedCost
 from ..costmodels.drafting import Drafter, draft_memory, make_drafter
@@ -28,6 +29,7 @@ from ..costmodels.transfer import swap_seconds
 from ..errors import InputError, unknown_name
 from ..traces.columns import PrefixBlocks
 from .adapters import AdapterPool, with_adapters
+from .blocks import check_blocks
 from .core import BatchPolicy, CappedLimits, KVPolicy, Limits, QueuePolicy, Router
 from .dynamics import check_dynamics
 from .eviction import Eviction, EvictionPolicy
@@ -38,6 +40,7 @@ from .retention import check_retention
 from .reuse import ReusePool
 from .roles import check_roles
 from .swapspace import SwapSpace
+from .tenancy import Tenancy, check_tenancy, tenancy
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class Deployment:
     drafter : what drafts, where tokens are speculated on and that takes time.
     usd_per_hour : of the whole pool, None where no price is known.
     lora : what adapters cost, where the plan has any; adapter_blocks : KV blocks of each, if they share the memory.
+    block_cost : of models that share layers, where the pool has such.
+    tenancy : whom it shares its accelerators with, and what of its weights comes and goes.
     """
 
     pool: Pool
@@ -70,6 +75,8 @@ class Deployment:
     adapter_blocks: tuple[int, ...] = ()
     drafter: Drafter | None = None
     shared: SharedTimes | None = None
+    block_cost: BlockCost | None = None
+    tenancy: Tenancy | None = None
 
     def batch_policy(self) -> BatchPolicy:
         """A batch policy of its own for one engine, with its KV policy."""
@@ -124,6 +131,8 @@ class Deployment:
         """
         if self.lockstep or len(self.cost.stages) > 1 or self.pool.techniques.speculation or self.pool.streams:
             return False
+        if self.tenancy:  # the next batch may be another model's
+            return False
         return _first(self.pool.async_scheduling, self.preset.async_scheduling)
 
     @property
@@ -148,11 +157,16 @@ def deploy(plan: Plan) -> list[Deployment]:
         if plan.adapters:
             deployments.append(with_adapters(deployment, plan.adapters))
             continue
+        if pool.blocks:
+            check_blocks(deployment)
+            deployments.append(deployment)
+            continue
         deployments.append(
             dataclasses.replace(deployment, prefix_caching=_caches_prefixes(deployment), reuses=plan.reuse is not None)
         )
     make_router(plan)
     check_roles(plan, deployments)
+    check_tenancy(plan, deployments)
     check_dynamics(plan, deployments)
     check_retention(plan, deployments)
     known = {d.pool.hardware for d in deployments} | {d.hardware.name for d in deployments}
@@ -206,6 +220,9 @@ def _deploy(plan: Plan, pool: Pool, where: str) -> Deployment:
     try:
         limits.block_size = _block_size(pool, model, limits)
         weights, *beside = _draft_memory(pool, model)
+        sharing = plan.sharing(pool)
+        whole = priced(plan, pool, preset, model, hardware, limits)
+        blocks = BlockCost(pool.blocks, whole, len(pool.serves)) if pool.blocks else None
         capacity = kv_capacity(
             model, hardware, pool.parallel,
             gpu_memory_utilization=pool.gpu_memory_utilization or preset.gpu_memory_utilization,
@@ -213,11 +230,11 @@ def _deploy(plan: Plan, pool: Pool, where: str) -> Deployment:
             max_num_seqs=limits.max_num_seqs,
             block_size=limits.block_size,
             kv_cache_dtype=pool.kv_cache_dtype,
-            reserved_bytes=weights,
+            reserved_bytes=weights + (blocks.private_bytes() if blocks else 0.0),
+            weights_elsewhere=sharing is not None and sharing.weight_space is not None,
             techniques=pool.techniques,
             beside=(beside[0], beside[1]),
         )  # fmt: skip
-        whole = priced(plan, pool, preset, model, hardware, limits)
         cost: CostModel = whole
         drafter = _drafter(plan, pool, preset, model, hardware, limits)
         if pool.attention_workers:
@@ -229,7 +246,8 @@ def _deploy(plan: Plan, pool: Pool, where: str) -> Deployment:
         raise error.at(where) from None
     sized = _sized(plan, pool, where, preset, model, hardware, limits, capacity, cost)
     shared = _shared(plan, sized) if pool.streams else None
-    return dataclasses.replace(sized, drafter=drafter, shared=shared)
+    tenant = tenancy(sharing, model, hardware, pool) if sharing else None
+    return dataclasses.replace(sized, drafter=drafter, shared=shared, tenancy=tenant, block_cost=blocks)
 
 
 def _shared(plan: Plan, deployment: Deployment) -> SharedTimes:
@@ -412,6 +430,8 @@ def _sized(
     price = pool.price_per_hour
     if price is None:
         price = plan.prices.get(pool.hardware, plan.prices.get(hardware.name, hardware.price_per_hour))
+    if price is not None and (group := plan.sharing(pool)):  # accelerators are paid for once
+        price /= len(group.pools)
     return Deployment(
         pool=pool, model=model, hardware=hardware, preset=preset, limits=limits, cost=cost, capacity=capacity,
         blocks=blocks, host_blocks=host_blocks,

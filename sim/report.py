@@ -131,6 +131,7 @@ def _pool(run: Run, number: int) -> dict[str, Any]:
         "energy": _energy(run, d, engines),
         **_speculation(engines),
         **_swaps(engines),
+        **_sharing(d, engines),
     }
 
 
@@ -145,6 +146,15 @@ def _speculation(engines: Sequence[EngineInfo]) -> dict[str, Any]:
     drafted, accepted = sum(e.drafted for e in engines), sum(e.accepted for e in engines)
     share = {"drafted_tokens": drafted, "accepted_tokens": accepted, "accepted_share": accepted / max(1, drafted)}
     return {"speculation": share} if drafted else {}
+
+
+def _sharing(d: Deployment, engines: Sequence[EngineInfo]) -> dict[str, Any]:
+    """Who else is on the pool's accelerators, and how often its weights had to come."""
+    if d.tenancy is None:
+        return {}
+    loads = sum(e.loads for e in engines)
+    seconds = loads * d.tenancy.load_ticks / TICKS_PER_SECOND
+    return {"shared_gpus": {"pools": list(d.tenancy.pools), "weight_loads": loads, "weight_load_seconds": seconds}}
 
 
 def time_shares(engines: Sequence[EngineInfo]) -> dict[str, float] | None:
@@ -166,5 +176,6 @@ def _energy(run: Run, d: Deployment, engines: Sequence[EngineInfo]) -> dict[str,
     measured = "energy" in d.cost.meters and all("energy" in e.meters for e in engines)
     metered = ranks * sum(e.meters.get("energy", 0) for e in engines) / TICKS_PER_SECOND
     active = metered if measured else busy * running
-    waiting = max(0.0, d.pool.accelerators * run.duration / TICKS_PER_SECOND - busy) * idle
+    there = d.pool.accelerators / (len(d.tenancy.pools) if d.tenancy else 1)
+    waiting = max(0.0, there * run.duration / TICKS_PER_SECOND - busy) * idle
     return {"label": "measured" if measured else "assumed power", "active_joules": active, "idle_joules": waiting}

@@ -20,8 +20,9 @@ from ..traces.columns import Floats
 from ..traces.streams import Stream
 from ..traces.table import RequestTable
 from . import core
-from .adapters import AdapterTimes, adapters_of
+from .adapters import AdapterTimes, Beside, adapters_of
 from .asynchronous import AheadDomain
+from .blocks import BlockTimes, models_of
 from .checkpoint import Checkpoint, CheckpointDue
 from .clients import ClosedLoop, OpenLoop, Patience
 from .cluster import Cluster, TraceColumns
@@ -44,6 +45,8 @@ from .semantic import FrontEnd
 from .services import Services, wanted
 from .speculation import speculative
 from .streams import StreamsDomain
+from .tenancy import share_gpus
+from .timeshare import TimeSharedDomain
 
 _LARGE = 50_000  # requests: the many short runs of a search need not pay for looking through all objects
 Progress = Callable[[float, int, int], None]  # simulated seconds, requests ended, requests in the trace
@@ -64,6 +67,7 @@ class EngineInfo:
     drafted: int  # tokens, where they are speculated on
     accepted: int
     swaps: dict[str, int]  # blocks copied to the host and back, and those that were there already
+    loads: int  # of weights, where they come and go
 
 
 @dataclass
@@ -142,6 +146,8 @@ def run(
     trace = TraceColumns(table)
     if plan.adapters:
         trace.adapter = adapters_of(plan.adapters, table, seed)
+    elif any(pool.blocks for pool in plan.pools):
+        trace.adapter = models_of(table)
     watch = Watch(len(table), progress, checkpoint.every if checkpoint else inf)
     outside = _outside(table, trace, deployments, watch)
     if checkpoint and checkpoint.exists():
@@ -225,6 +231,8 @@ def _drive(world: _World, horizon: float, save: Callable[[], None]) -> tuple[boo
 def _check_together(plan: Plan, deployments: Sequence[Deployment], oracle: bool, checkpoint: Checkpoint | None) -> None:
     if oracle and any(d.lockstep for d in deployments):
         raise InputError("oracle", "data-parallel ranks in lockstep", "a plan without them; the oracle walks one rank")
+    if oracle and plan.shared_gpus:
+        raise InputError("oracle", "given with shared_gpus", "a plan without them; the oracle walks one rank")
     if checkpoint and not str(core.__file__).endswith(".py"):
         raise InputError("--checkpoint", "given with a compiled engine", "the interpreted one (ADR 11)")
     speculates = any(d.pool.techniques.speculation for d in deployments)
@@ -276,6 +284,8 @@ class _World:
                 replica = Replica(len(self.replicas), pool.name, domains, pool.role, number)
                 replica.prepend_tokens = pool.prepend_tokens
                 self.replicas.append(replica)
+        for group in plan.shared_gpus:
+            share_gpus(group, [r for r in self.replicas if r.pool in group.pools])
         router = make_router(plan)
         begin = getattr(router, "begin", None)
         if begin:
@@ -297,7 +307,9 @@ class _World:
         self._engines += 1
         cluster = self.cluster
         pool = deployment.kv_pool(self._prefixes)
-        adapters = AdapterTimes(deployment.lora, pool) if deployment.lora else None
+        beside: Beside | None = AdapterTimes(deployment.lora, pool) if deployment.lora else None
+        if deployment.block_cost:
+            beside = BlockTimes(deployment.block_cost)
         queue = deployment.queue_policy()
         if hasattr(queue, "meet"):
             queue.meet(self._tenants)
@@ -311,10 +323,12 @@ class _World:
                 self.env, cluster.turn, number + 1, *rank, cluster.gone, deployment.cost, host, pool,
                 self._ahead(deployment), recorder=self.recorder, number=number,
             )  # fmt: skip
-            made.beside = adapters
+            made.beside = beside
             return made
         kind = Domain
-        if deployment.shared:
+        if deployment.tenancy:
+            kind = TimeSharedDomain
+        elif deployment.shared:
             kind = StreamsDomain
         elif len(deployment.cost.stages) > 1:
             kind = PipelineDomain
@@ -326,9 +340,11 @@ class _World:
             self.env, cluster.turn, number + 1, Rank(*rank, host, pool), deployment.cost,
             self.recorder, number, cluster.gone, step_by_step,
         )  # fmt: skip
-        made.beside = adapters
+        made.beside = beside
         if deployment.shared:
             made.times = deployment.shared
+        if deployment.tenancy:
+            made.weights, made.load_ticks = deployment.tenancy.weights, deployment.tenancy.load_ticks
         return made
 
     def _ahead(self, deployment: Deployment) -> bool:
@@ -428,4 +444,5 @@ def _info(replica: Replica, domain: Any) -> EngineInfo:
         rank.preemptions, len(domain.cost.stages), getattr(domain, "meters", {}),
         getattr(domain, "drafted", 0), getattr(domain, "accepted", 0),
         {"blocks_out": rank.host.out, "blocks_back": rank.host.back, "blocks_kept": rank.host.spared},
+        getattr(domain, "loads", 0),
     )  # fmt: skip

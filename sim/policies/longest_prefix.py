@@ -2,7 +2,7 @@
 
 Source: sgl-project/sglang `managers/schedule_policy.py` (`CacheAwarePolicy.LPM`): ties in order of arrival, and first
 come, first served while more than 128 requests wait, as the order costs a look-up for each. Its deferral of a request
-that shares a prefix with one before it has no counterpart: requests admitted in one step share their prefix here.
+that shares a prefix with one before it is that of the batch policy `sglang`; in vLLM such requests share in one step.
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 Source: sgl-project/sglang `managers/{scheduler,schedule_policy}.py` (0.5.x): `PrefillAdder` fills a batch of prompts
 from the queue; while there is one, it runs and decodes wait (with `mixed_chunk` they join it). A prompt that exceeds
-the chunk is cut, and its next chunk begins the next batch of prompts.
+the chunk is cut, and its next chunk begins the next batch of prompts. With the prefix cache on, a request whose prompt
+begins with blocks that the batch at hand computes waits for the next one, which finds them (in-batch prefix caching:
+SGLang puts who shares 32 tokens or more to the end of the order).
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ class Sglang:
     kv: KVPolicy = field(default_factory=SglangRetract)
     mixed_chunk: bool = False
 
+    caches_prefixes = True
+
     def compose(self, view: RankView) -> Step:
         """A batch of prompts if there can be one, else the decodes."""
         decodes = view.decodes
@@ -50,16 +54,28 @@ class Sglang:
             free -= max(0, limits.blocks(request.computed + tokens) - request.blocks)
         slots = limits.max_num_seqs - view.running
         admit: list[Admission] = []
+        promised: dict[int, int] = {}
+        taken = view.free_blocks - free
+        for request, tokens in chunks:
+            view.promise(request, request.computed + tokens, promised)
         for request in view.waiting:
             if len(admit) >= slots or budget <= 0:
                 break
-            if request.target > budget and not limits.enable_chunked_prefill:
+            found, idle = view.lookup(request, promised, taken)
+            if found and found > view.lookup(request, {}, taken)[0]:
+                iterations = 1
+                continue
+            cached = found * limits.block_size
+            left = request.target - cached
+            if left > budget and not limits.enable_chunked_prefill:
                 break
-            tokens = min(request.target, budget)
-            take, need = self.kv.admission(request, tokens, view)
-            if need > free:
+            tokens = min(left, budget)
+            take, need = self.kv.admission(request, cached + tokens, view)
+            if need - found + idle > free:
                 break
             admit.append((request, tokens, take))
-            free -= take
+            view.promise(request, cached + tokens, promised)
+            free -= take - found + idle
+            taken += take - found
             budget -= tokens
         return chunks, admit, iterations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from servecast.errors import InputError
 from servecast.sim.policies.no_evict import NoEvict
 from servecast.sim.policies.registry import make_policy
 from servecast.sim.policies.sglang_retract import SglangRetract
+from servecast.traces.columns import PrefixBlocks
 from servecast.traces.table import RequestTable
 
 
@@ -114,3 +117,45 @@ def test_every_preset_names_policies_that_exist():
             parameters = dict(choice) if isinstance(choice, dict) else {"name": choice}
             make_policy(kind, parameters.pop("name"), parameters)
         assert preset.source and preset.host_source
+
+
+def shared_prompts(n: int, rate: float, groups: int, shared: int = 96):
+    """Prompts of 112 tokens, of which `shared` are their group's."""
+    ids = [
+        [(i * 7 % groups) * 100 + j if j < shared // 16 else 10_000 + 10 * i + j for j in range(7)] for i in range(n)
+    ]
+    blocks = PrefixBlocks.of(16, "floor", ids)
+    return RequestTable(np.arange(n) / rate, np.full(n, 112), 1 + np.arange(n) % 30, blocks=blocks)
+
+
+def test_sglang_prefills_a_shared_prefix_once(lab):
+    """In-batch prefix caching: of eight that come at once and share six of seven blocks, one is computed first; then
+    the others, in one batch, compute a block each. Strangers wait for nobody."""
+    alike = shared_prompts(8, np.inf, groups=1)
+    chunks = []
+    setup = lab.Setup(batch="sglang", caching="runs", blocks=400, max_num_batched_tokens=2048)
+    outcome = lab.simulate(
+        setup, alike, "step", spy=lambda _, step: chunks.append([tokens for _, tokens, _ in step.admit])
+    )
+    assert [c for c in chunks if c][:2] == [[112], [16] * 7]
+    assert outcome.column("cached_tokens").tolist() == [0, *[96] * 7]
+    strangers = lab.simulate(setup, shared_prompts(8, np.inf, groups=8), "step")
+    assert len(set(strangers.column("scheduled").tolist())) == 1
+
+
+@pytest.mark.parametrize("queue", ["fcfs", "longest_prefix"])
+@pytest.mark.parametrize("parameters", [{}, {"mixed_chunk": True}])
+def test_sglang_with_its_prefix_cache_is_the_oracles(lab, queue, parameters):
+    """Leap = step by step = oracle, in memory so tight that prefixes are evicted and requests retracted."""
+    kv = {"kv": "sglang_retract", "kv_parameters": {"max_new_tokens": 1, "new_token_ratio": 0.0}}
+    setup = lab.Setup(
+        batch="sglang", batch_parameters=parameters, queue=queue, caching="runs", blocks=40, max_model_len=320,
+        max_num_batched_tokens=160, **kv,
+    )  # fmt: skip
+    table = shared_prompts(120, 60.0, groups=5)
+    leap, step, oracle = (lab.simulate(setup, table, engine) for engine in ("leap", "step", "oracle"))
+    plain = lab.simulate(dataclasses.replace(setup, caching="plain"), table, "oracle")
+    assert leap.column("cached_tokens").sum() > 0
+    for other in (step, oracle, plain):
+        assert leap.iterations == other.iterations
+        np.testing.assert_array_equal(leap.rows, other.rows)
