@@ -9,6 +9,7 @@ comes back. That work is booked on the debtor, as if it were local; what crosses
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from simpy.events import Event
@@ -121,7 +122,7 @@ class Borrowing:
             if blocks > 0:
                 amount = min(spare[creditor], -(-blocks // self._spec.grain) * self._spec.grain)
                 self._pending |= {debtor, creditor}
-                self._move(creditor, debtor, amount, borrowed=True)
+                self._engines[creditor].at_boundary(partial(self._lend, creditor, debtor, amount))
                 blocks -= amount
 
     def _give_back(self, debtor: int, spare: int) -> None:
@@ -131,29 +132,39 @@ class Borrowing:
             amount = min(blocks, free)
             if amount > 0 and not self._pending & {debtor, creditor}:
                 self._pending |= {debtor, creditor}
-                self._move(debtor, creditor, amount, borrowed=False)
+                self._engines[debtor].at_boundary(partial(self._return, creditor, debtor, amount))
                 free -= amount
 
-    def _move(self, source: int, target: int, blocks: int, borrowed: bool) -> None:
-        """Take blocks from one engine at its next boundary, give them to the other at its next one."""
-        debtor, creditor = (target, source) if borrowed else (source, target)
+    # Blocks are taken from one engine at its next boundary and given to the other at its next one.
 
-        def take(now: int) -> bool:
-            pool, rank = self._engines[source].rank.pool, self._engines[source].rank
-            amount = min(blocks, pool.free)
-            _resize(rank, -amount)
-            self.lent += amount if borrowed else 0
-            owed = self._books[debtor].owed
-            owed[creditor] = owed.get(creditor, 0) + (amount if borrowed else -amount)
-            self._cluster.post(now + 1, lambda: self._engines[target].at_boundary(lambda _: give(amount)))
-            return True
+    def _lend(self, creditor: int, debtor: int, blocks: int, now: int) -> bool:
+        amount = self._take(creditor, blocks)
+        self.lent += amount
+        owed = self._books[debtor].owed
+        owed[creditor] = owed.get(creditor, 0) + amount
+        self._cluster.post(now + 1, self._send, creditor, debtor, debtor, amount)
+        return True
 
-        def give(amount: int) -> bool:
-            _resize(self._engines[target].rank, amount)
-            self._pending -= {debtor, creditor}
-            return True
+    def _return(self, creditor: int, debtor: int, blocks: int, now: int) -> bool:
+        amount = self._take(debtor, blocks)
+        self._books[debtor].owed[creditor] -= amount
+        self._cluster.post(now + 1, self._send, creditor, debtor, creditor, amount)
+        return True
 
-        self._engines[source].at_boundary(take)
+    def _take(self, number: int, blocks: int) -> int:
+        """What of so many blocks an engine has free is no longer its own."""
+        rank = self._engines[number].rank
+        amount = min(blocks, rank.pool.free)
+        _resize(rank, -amount)
+        return int(amount)
+
+    def _send(self, creditor: int, debtor: int, to: int, amount: int) -> None:
+        self._engines[to].at_boundary(partial(self._give, creditor, debtor, to, amount))
+
+    def _give(self, creditor: int, debtor: int, to: int, amount: int, _: int) -> bool:
+        _resize(self._engines[to].rank, amount)
+        self._pending -= {debtor, creditor}
+        return True
 
 
 def _resize(rank: Any, blocks: int) -> None:

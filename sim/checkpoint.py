@@ -3,6 +3,9 @@
 The live objects are pickled, and only they: what the inputs determine (the trace's columns, cost models) is put back
 from the inputs, and the rows that were written stay in the files of `records.Table`, cut to the length they had. A file
 is read with the run's own classes and nothing else allowed, so a forged one cannot run code.
+
+Objects are saved one after the other: where one first appears it is empty, and its state comes in the next round. So a
+chain of objects, such as requests that engines hand each other, may be as long as it likes.
 """
 
 from __future__ import annotations
@@ -14,16 +17,18 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable, Mapping
+from copyreg import __newobj__  # type: ignore[attr-defined]
 from pathlib import Path
-from types import MethodType
+from types import BuiltinMethodType, MethodType
 from typing import Any
 
 from ..errors import InputError
 
 _PLAIN = {
     "array": {"array", "_array_reconstructor"},
-    "builtins": {"set", "frozenset"},
+    "builtins": {"range", "set", "frozenset"},
     "collections": {"deque", "defaultdict", "OrderedDict"},
+    "fractions": {"Fraction"},
     "functools": {"partial"},
     "numpy": {"ndarray", "dtype", "uint64"},
     "numpy._core.multiarray": {"_reconstruct", "scalar"},
@@ -31,7 +36,10 @@ _PLAIN = {
     "numpy._core.numeric": {"_frombuffer"},
     "numpy.core.numeric": {"_frombuffer"},
     "simpy.events": {"Event"},
+    "types": {"SimpleNamespace"},
 }
+_PACKAGE = __name__.removesuffix(".sim.checkpoint")
+_OURS = tuple(f"{_PACKAGE}.{floor}." for floor in ("configs", "costmodels", "sim", "traces"))
 
 
 class CheckpointDue(Exception):
@@ -77,7 +85,7 @@ class Checkpoint:
         """Write `state`, naming objects in `outside` only. Either this state or the one before survives."""
         text = io.BytesIO()
         try:
-            _Pickler(text, outside).dump(state)
+            _Pickler(text, outside).dump_all(state)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             raise InputError("--checkpoint", f"a state that cannot be saved ({error})", "a run without it") from None
         try:
@@ -95,29 +103,58 @@ class Checkpoint:
         """The state saved last. `modules` : where classes of this run may come from, beside this package."""
         try:
             with open(self.folder / "state", "rb") as file:
-                return _Unpickler(file, outside, modules).load()
+                return _Unpickler(file, outside, modules).load_all()
         except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError, AttributeError, TypeError) as error:
             raise InputError(f"{self.folder}", f"cannot be read ({error})", "an intact checkpoint; delete it") from None
 
 
 def _method(instance: object, name: str) -> Callable[..., object]:
-    """A method of one of our objects, for its callbacks."""
-    found = getattr(type(instance), name)
-    return MethodType(found, instance)
+    """A method of one of our objects, for its callbacks; it may still be empty."""
+    method: Callable[..., object] = getattr(type(instance), name).__get__(instance)
+    return method
+
+
+class _State:
+    """What an object that has been saved empty is to hold."""
+
+    def __init__(self, of: object, state: object) -> None:
+        self.of, self.state = of, state
+
+
+def _known(of: object) -> object:
+    return of
 
 
 class _Pickler(pickle.Pickler):
     def __init__(self, file: io.BytesIO, outside: Mapping[str, object]) -> None:
         super().__init__(file, protocol=5)
         self._outside = {id(value): name for name, value in outside.items() if value is not None}
+        self._empty: list[_State] = []
+
+    def dump_all(self, state: object) -> None:
+        """An object, then in rounds what has been met empty, until a round is."""
+        self.dump(state)
+        while self._empty:
+            states, self._empty = self._empty, []
+            self.dump(states)
+        self.dump([])
 
     def persistent_id(self, obj: Any) -> str | None:
         return self._outside.get(id(obj))
 
     def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, MethodType):
-            return _method, (obj.__self__, obj.__func__.__name__)
-        return NotImplemented
+        kind = type(obj)
+        if kind is MethodType or (kind is BuiltinMethodType and obj.__module__ is None):  # the latter if compiled
+            return _method, (obj.__self__, obj.__name__)
+        if kind is _State:
+            return _known, (obj.of,), obj.state
+        if kind.__hash__ is not object.__hash__ or not kind.__module__.startswith(_OURS):
+            return NotImplemented  # the hash of another may be its state's
+        made = obj.__reduce_ex__(5)
+        if made[0] is not __newobj__ or len(made) < 3 or made[2] is None:
+            return made
+        self._empty.append(_State(obj, made[2]))
+        return made[:2]
 
 
 class _Unpickler(pickle.Unpickler):
@@ -125,16 +162,22 @@ class _Unpickler(pickle.Unpickler):
         super().__init__(file)
         self._outside, self._modules = outside, modules
 
+    def load_all(self) -> object:
+        """What `dump_all` has written."""
+        state = self.load()
+        while self.load():
+            pass
+        return state
+
     def persistent_load(self, pid: str) -> object:
         return self._outside[pid]
 
     def find_class(self, module: str, name: str) -> Any:
         if name in _PLAIN.get(module, ()):
             return super().find_class(module, name)
-        ours = __name__.removesuffix(".checkpoint")
-        if (module, name) == (__name__, "_method"):
-            return _method
-        if module in self._modules or module.startswith((f"{ours}.", f"{ours.rpartition('.')[0]}.traces.")):
+        if module == __name__ and name in ("_method", "_known"):
+            return globals()[name]
+        if module in self._modules or module.startswith(_OURS):
             found = getattr(importlib.import_module(module), name)
             if isinstance(found, type):
                 return found

@@ -88,12 +88,11 @@ class Claim:
 
     def release_soon(self) -> None:
         """The same at the engine's next boundary; for those who speak from outside."""
+        self.engine.at_boundary(self._released)
 
-        def errand(_: int) -> bool:
-            self.release()
-            return True
-
-        self.engine.at_boundary(errand)
+    def _released(self, _: int) -> bool:
+        self.release()
+        return True
 
 
 def _stand_in(request: Request) -> Request:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from simpy.events import Event
 
 from ..traces.table import RequestTable
 from .core import ReplicaView, Request, Router
@@ -192,13 +194,16 @@ class Cluster:
             request.target = request.prompt_tokens + request.generated
         return replica
 
-    def post(self, at: int, callback: Callable[[], object]) -> None:
-        """Call back at a tick, as something that comes from outside.
+    def post(self, at: int, callback: Callable[..., object], *arguments: object) -> None:
+        """Call back with the arguments at a tick, as something that comes from outside.
 
         What an engine tells others takes a tick at least: so events of one tick never feed each other, and ties fall
         the same way however far anyone leaps.
         """
-        Moment(self.env, at, ARRIVALS, lambda _: callback())
+        Moment(self.env, at, ARRIVALS, partial(self._call, callback, arguments))
+
+    def _call(self, callback: Callable[..., object], arguments: Sequence[object], _: Event) -> None:
+        callback(*arguments)
 
     def finished(self, request: Request, now: int) -> None:
         """Its last token has come; its client may have gone during that very iteration."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from simpy.events import Event
@@ -179,12 +180,11 @@ class Domain:
 
     def change_cost(self, cost: CostModel) -> None:
         """From the next iteration on it takes other times."""
+        self.at_boundary(partial(self._set_cost, cost))
 
-        def errand(_: int) -> bool:
-            self.cost, self._piece, self._host_ticks = cost, cost.stages[0].piece, cost.host
-            return True
-
-        self.at_boundary(errand)
+    def _set_cost(self, cost: CostModel, _: int) -> bool:
+        self.cost, self._piece, self._host_ticks = cost, cost.stages[0].piece, cost.host
+        return True
 
     def _next_boundary(self) -> int:
         """Iterations of the leap that have begun: its next boundary is the end of that many."""

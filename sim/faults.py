@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from functools import partial
 from typing import Any
 
 from ..configs.dynamics import Fault, Faults
@@ -36,10 +35,10 @@ class FaultInjector:
         self._waits: set[int] = set()  # ids of replicas whose next random crash is drawn
         self.crashes = self.hit = 0
         for fault in events:
-            cluster.post(ticks(fault.at), partial(self._happen, fault))
+            cluster.post(ticks(fault.at), self._happen, fault)
         if spec.rate:
             self._rate = spec.rate
-            cluster.on_submit.append(lambda _: self._draw_all())
+            cluster.on_submit.append(self._draw_all)
 
     def _happen(self, fault: Fault) -> None:
         replica = self._by_name[fault.replica]
@@ -50,26 +49,26 @@ class FaultInjector:
                 cost = engine.cost
                 engine.change_cost(Slowed(cost, fault.factor))
                 if fault.duration is not None:
-                    self._after(fault.duration, partial(engine.change_cost, cost))
+                    self._after(fault.duration, engine.change_cost, cost)
         else:
             links = [link for engine in replica.domains for link in self.sites.links(engine)]
             self.sites.network.scale(links, fault.factor)
             if fault.duration is not None:
-                self._after(fault.duration, lambda: self.sites.network.scale(links, 1.0))
+                self._after(fault.duration, self.sites.network.scale, links, 1.0)
 
-    def _after(self, seconds: float, callback: Any) -> None:
-        self.cluster.post(self.cluster.env.now + ticks(seconds), callback)
+    def _after(self, seconds: float, callback: Any, *arguments: object) -> None:
+        self.cluster.post(self.cluster.env.now + ticks(seconds), callback, *arguments)
 
     # -- crashes -------------------------------------------------------------------------------------------------
 
-    def _draw_all(self) -> None:
+    def _draw_all(self, _: Request | None = None) -> None:
         """Each replica that serves has its next crash drawn; memoryless, so it does not matter when."""
         if len(self._waits) < len(self._by_name):
             for replica in self._by_name.values():
                 if replica.id not in self._waits:
                     self._waits.add(replica.id)
                     wait = self._rate.mean_time_between_failures * float(self._stream.exponential(1)[0])
-                    self._after(min(wait, 1e8), partial(self._strike, replica))
+                    self._after(min(wait, 1e8), self._strike, replica)
 
     def _strike(self, replica: Replica) -> None:
         self._waits.remove(replica.id)
@@ -92,7 +91,7 @@ class FaultInjector:
         self.cluster.set_state(replica, "down" if repair is None else "starting")
         if repair is not None:
             at = self.cluster.env.now + repair + self._start_up[replica.pool]
-            self.cluster.post(at, lambda: self.cluster.set_state(replica, "up"))
+            self.cluster.post(at, self.cluster.set_state, replica, "up")
         self.hit += len(lost)
         for request in lost:
             self._recover(request)
@@ -104,7 +103,7 @@ class FaultInjector:
         if request.cancelled:
             self.limbo.cancel(request)
         else:
-            self.cluster.post(self.cluster.env.now + 1 + ticks(self.spec.detection), lambda: self._noticed(request))
+            self.cluster.post(self.cluster.env.now + 1 + ticks(self.spec.detection), self._noticed, request)
 
     def _noticed(self, request: Request) -> None:
         if not self.limbo.let_go(request):
@@ -116,7 +115,7 @@ class FaultInjector:
         request.retried = again
         self.cluster.gone(request, self.cluster.env.now, End.FAILED)
         if again:
-            self._after(self.spec.backoff, lambda: self.cluster.submit(request.row, request.attempt + 1))
+            self._after(self.spec.backoff, self.cluster.submit, request.row, request.attempt + 1)
 
 
 class Slowed:

@@ -86,7 +86,10 @@ class Intake:
     def look_again(self) -> None:
         """The head of the queue may have gone."""
         if self._asking:
-            self.engine.at_boundary(lambda now: True)
+            self.engine.at_boundary(self._stir)
+
+    def _stir(self, _: int) -> bool:
+        return True  # something is done: everybody is asked again
 
 
 class Handoff:
@@ -157,7 +160,7 @@ class Handoff:
         self._active[passage] = None
         passage.held = Claim.keep(passage.source, request)
         request.engine = self
-        self.cluster.post(now + 1, lambda: self._offer(passage))
+        self.cluster.post(now + 1, self._offer, passage)
         return True
 
     def forget(self, passage: Passage) -> None:
@@ -184,12 +187,12 @@ class Handoff:
         passage.engine = decode.expect(request)
         self._intakes[passage.engine].offer(passage)
         if self.spec.lease < inf:
-            self.cluster.post(self.cluster.env.now + ticks(self.spec.lease), lambda: self._expire(passage))
+            self.cluster.post(self.cluster.env.now + ticks(self.spec.lease), self._expire, passage)
 
     def _admitted(self, passage: Passage, now: int) -> None:
         """The target has made room at `now`; it takes a message to tell the source, and as a pull has to ask for it."""
         _, latency = self.sites.path(passage.source, passage.engine)
-        self.cluster.post(now + 1 + (latency if self.spec.direction == "pull" else 0), lambda: self._send(passage))
+        self.cluster.post(now + 1 + (latency if self.spec.direction == "pull" else 0), self._send, passage)
 
     def _send(self, passage: Passage) -> None:
         if passage.over or passage.reserved is None or passage.reserved.epoch != passage.engine.rank.epoch:
@@ -200,7 +203,7 @@ class Handoff:
         behind = 0 if passage.waited else self._sent_while_computing(request, size, path)
         self.network.book(path, behind)
         self.bytes_due += size
-        passage.flow = self.network.send(path, size - behind, latency, lambda: self._arrived(passage))
+        passage.flow = self.network.send(path, size - behind, latency, partial(self._arrived, passage))
 
     def _sent_while_computing(self, request: Request, size: int, path: Sequence[Any]) -> int:
         """Bytes that left during the prefill. The last part, a layer or a chunk, can only follow it."""
@@ -223,7 +226,7 @@ class Handoff:
         if passage.held:
             passage.held.release_soon()
             passage.held = None
-        passage.engine.at_boundary(lambda now: self._join(passage, now))
+        passage.engine.at_boundary(partial(self._join, passage))
 
     def _join(self, passage: Passage, now: int) -> bool:
         """Schedule the request at its target, if there is a slot."""
@@ -315,7 +318,7 @@ class Handoff:
                 self._stop_flow(passage)
                 passage.engine = passage.decode = passage.reserved = None
                 passage.waited = True
-                self.cluster.post(self.cluster.env.now + 1, partial(self._offer, passage))
+                self.cluster.post(self.cluster.env.now + 1, self._offer, passage)
         for engine in engines:
             if engine in self._intakes:
                 self._intakes[engine].clear()

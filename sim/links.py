@@ -7,6 +7,7 @@ what it has among its flows, those flows are settled, and so on. A rate is a who
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from simpy.events import Event
 
@@ -43,6 +44,11 @@ class Flow:
         self.rate = 0
         self.since = now
         self.alarm: Moment | None = None
+
+    def arrive(self, event: Event) -> None:
+        """Its last byte is there, unless it was aborted."""
+        if event is self.alarm:
+            self.arrived()
 
 
 class Network:
@@ -114,7 +120,7 @@ class Network:
 
     def _arm(self, flow: Flow) -> None:
         at = flow.since - (-flow.left // flow.rate)
-        flow.alarm = Moment(self.env, at, ARRIVALS, lambda event: self._sent(flow, event))
+        flow.alarm = Moment(self.env, at, ARRIVALS, partial(self._sent, flow))
 
     def _sent(self, flow: Flow, event: Event) -> None:
         if event is flow.alarm:  # else its rate has changed since
@@ -128,11 +134,7 @@ class Network:
         self._share(flow.path)
 
     def _leave(self, flow: Flow) -> None:
-        def arrive(event: Event) -> None:
-            if event is flow.alarm:
-                flow.arrived()
-
-        flow.alarm = Moment(self.env, self.env.now + flow.latency, ARRIVALS, arrive)
+        flow.alarm = Moment(self.env, self.env.now + flow.latency, ARRIVALS, flow.arrive)
 
 
 def _competing(links: Iterable[Link]) -> list[Link]:

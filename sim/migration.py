@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -72,18 +73,18 @@ class Migrator:
         engine = max(source.domains, key=lambda d: d.rank.running)
         move = Migration(engine, to)
         self.busy[source] = self.busy[to] = move
-        engine.at_boundary(lambda now: self._choose(move, now))
+        engine.at_boundary(partial(self._choose, move))
 
     # Each step below is an errand at a boundary of one engine; the next one hears of it a tick later.
 
     def _choose(self, move: Migration, now: int) -> bool:
         request = self.policy.candidate(move.source.rank.decoding()) if not move.over else None
         if request is None:
-            self._soon(now, lambda: self._end(move))
+            self._soon(now, self._end, move)
             return True
         move.request, move.preemptions = request, request.preemptions
         full = self._full_tokens(move)
-        self._soon(now, lambda: self._ask(move, full, last=full == 0))
+        self._soon(now, self._ask, move, full, full == 0)
         return True
 
     def _full_tokens(self, move: Migration) -> int:
@@ -97,7 +98,7 @@ class Migrator:
             return
         if move.where is None:
             move.where = move.to.pick()
-        move.where.at_boundary(lambda now: self._make_room(move, tokens, last, now))
+        move.where.at_boundary(partial(self._make_room, move, tokens, last))
 
     def _make_room(self, move: Migration, tokens: int, last: bool, now: int) -> bool:
         if move.over:
@@ -109,17 +110,17 @@ class Migrator:
         else:
             granted = move.room.extend(tokens)
         if not granted:
-            self._soon(now, lambda: self._abort(move))
+            self._soon(now, self._abort, move)
         elif last:
-            self._soon(now, lambda: move.source.at_boundary(lambda at: self._stop(move, at), move.request))
+            self._soon(now, move.source.at_boundary, partial(self._stop, move), move.request)
         else:
-            self._soon(now, lambda: self._copy(move, tokens))
+            self._soon(now, self._copy, move, tokens)
         return True
 
     def _copy(self, move: Migration, tokens: int) -> None:
         if not move.over:
             move.stage += 1
-            self._send(move, tokens, lambda: self._copied(move))
+            self._send(move, tokens, partial(self._copied, move))
 
     def _send(self, move: Migration, tokens: int, arrived: Callable[[], None]) -> None:
         path, latency = self.sites.path(move.source, move.where)
@@ -131,11 +132,11 @@ class Migrator:
 
     def _copied(self, move: Migration) -> None:
         move.flow = None
-        move.source.at_boundary(lambda now: self._next_stage(move, now), move.request)
+        move.source.at_boundary(partial(self._next_stage, move), move.request)
 
     def _next_stage(self, move: Migration, now: int) -> bool:
         if not self._alive(move):
-            self._soon(now, lambda: self._abort(move))
+            self._soon(now, self._abort, move)
             return True
         limits = move.source.rank.limits
         full = self._full_tokens(move)
@@ -143,9 +144,9 @@ class Migrator:
         if left <= self.policy.last_stage_blocks or move.stage >= 2:
             # Room for a block more: the request decodes on while the target is asked.
             tokens = move.request.context() + limits.block_size
-            self._soon(now, lambda: self._ask(move, tokens, last=True))
+            self._soon(now, self._ask, move, tokens, True)
         else:
-            self._soon(now, lambda: self._ask(move, full, last=False))
+            self._soon(now, self._ask, move, full, False)
         return True
 
     def _alive(self, move: Migration) -> bool:
@@ -159,22 +160,22 @@ class Migrator:
         """The last stage: take the request out of the source's batch and send what is left."""
         request, room = move.request, move.room
         if not self._alive(move) or room is None:
-            self._soon(now, lambda: self._abort(move))
+            self._soon(now, self._abort, move)
             return True
         limits = move.source.rank.limits
         if limits.blocks(request.context()) > room.keeper.blocks:  # it outgrew the room while that was made
             if move.stage >= self.policy.max_stages:
-                self._soon(now, lambda: self._abort(move))
+                self._soon(now, self._abort, move)
             else:
                 move.stage += 1
                 tokens = request.context() + limits.block_size
-                self._soon(now, lambda: self._ask(move, tokens, last=True))
+                self._soon(now, self._ask, move, tokens, True)
             return True
         move.source.rank.surrender(request)
         move.held = Claim.keep(move.source, request)
         move.stopped = now
         request.engine, request.passage = self, move
-        self._soon(now, lambda: self._leave(move))
+        self._soon(now, self._leave, move)
         return True
 
     def _leave(self, move: Migration) -> None:
@@ -186,14 +187,14 @@ class Migrator:
             return
         self.cluster.replicas[request.replica].release(request)
         move.to.count(request)
-        self._send(move, request.computed, lambda: self._arrived(move))
+        self._send(move, request.computed, partial(self._arrived, move))
 
     def _arrived(self, move: Migration) -> None:
         move.flow = None
         if move.held:
             move.held.release_soon()
             move.held = None
-        move.where.at_boundary(lambda now: self._join(move, now))
+        move.where.at_boundary(partial(self._join, move))
 
     def _join(self, move: Migration, now: int) -> bool:
         if move.over:
@@ -208,7 +209,7 @@ class Migrator:
         self.downtimes.append(now - move.stopped)
         self.lengths.append(request.computed)
         self.done += 1
-        self._soon(now, lambda: self._end(move))
+        self._soon(now, self._end, move)
         return True
 
     # -- other ends ----------------------------------------------------------------------------------------------
@@ -255,8 +256,8 @@ class Migrator:
             self._abort(move)
         return lost
 
-    def _soon(self, now: int, callback: Callable[[], object]) -> None:
-        self.cluster.post(now + 1, callback)
+    def _soon(self, now: int, callback: Callable[..., object], *arguments: object) -> None:
+        self.cluster.post(now + 1, callback, *arguments)
 
 
 class Rebalancing:

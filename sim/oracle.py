@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -138,11 +139,11 @@ class ListEngine:
         return lost
 
     def change_cost(self, cost: CostModel) -> None:
-        def errand(_: int) -> bool:
-            self.cost = cost
-            return True
+        self.at_boundary(partial(self.set_cost, cost))
 
-        self.at_boundary(errand)
+    def set_cost(self, cost: CostModel, _: int) -> bool:
+        self.cost = cost
+        return True
 
     def cancel(self, request: Request) -> None:
         self.quitting.append(request)

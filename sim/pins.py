@@ -130,8 +130,12 @@ class Pins:
         self._pins[pin.key] = pin
         return pin
 
-    def expire(self, pin: Pin, _: int) -> bool:
-        """Its time is over, at a boundary: let go unless a request of its program already waits here."""
+    def expire_soon(self, pin: Pin) -> None:
+        """Its time is over; for those who speak from outside."""
+        self.engine.at_boundary(partial(self._expire, pin))
+
+    def _expire(self, pin: Pin, _: int) -> bool:
+        """Let go unless a request of its program already waits here."""
         if self._pins.get(pin.key) is pin:
             if any(r.program is pin.program for r in self.rank.waiting):
                 pin.late = True
@@ -144,7 +148,7 @@ class Pins:
         pins = [self._pins.get(-1 - request.index), self._pins.get(request.program.id) if request.program else None]
         for pin in pins:
             if pin and (pin.late or pin.request):
-                self.engine.at_boundary(partial(self.expire, pin))
+                self.expire_soon(pin)
 
     def admitted(self, request: Request) -> None:
         """A request has been admitted and holds what it found."""
@@ -251,7 +255,7 @@ class Retention:
         if ttl > 0:
             pin = pins.pin(program, request)
             if ttl < inf:
-                self.cluster.post(now + max(1, ticks(ttl)), partial(_at_boundary, pins, pin))
+                self.cluster.post(now + max(1, ticks(ttl)), pins.expire_soon, pin)
             return True
         if self.policy.forgets:
             pins.rank.pool.forget(request)
@@ -271,7 +275,3 @@ def _pins_of(request: Request) -> Pins | None:
     """Of the engine that has a request; who has none is nobody's, or with a service."""
     rank = getattr(request.engine, "rank", None)
     return rank.pins if rank else None
-
-
-def _at_boundary(pins: Pins, pin: Pin) -> None:
-    pins.engine.at_boundary(partial(pins.expire, pin))

@@ -119,7 +119,7 @@ class Reuse:
             rank.waiting.remove(request)
             request.engine = self
             self._away[request] = pins
-            self.cluster.post(rank.now + wait, partial(self._loaded, request, rank.now))
+            self.cluster.post(rank.now + wait, self._loaded, request, rank.now)
         return True
 
     def _wait(self, engine: Any, request: Request, cached: int) -> int:

@@ -37,6 +37,7 @@ from .invariants import check_invariants
 from .lockstep import Lockstep, LockstepLane
 from .oracle import ListEngine
 from .pipeline import PipelineDomain
+from .policies.registry import third_party_modules
 from .programs import ProgramClients
 from .rank import Rank
 from .records import End, Recorder
@@ -48,6 +49,7 @@ from .streams import StreamsDomain
 from .tenancy import share_gpus
 from .timeshare import TimeSharedDomain
 
+BETWEEN_LOOKS = 512  # requests that end between two looks at the real clock
 _LARGE = 50_000  # requests: the many short runs of a search need not pay for looking through all objects
 Progress = Callable[[float, int, int], None]  # simulated seconds, requests ended, requests in the trace
 
@@ -151,7 +153,7 @@ def run(
     watch = Watch(len(table), progress, checkpoint.every if checkpoint else inf)
     outside = _outside(table, trace, deployments, watch)
     if checkpoint and checkpoint.exists():
-        world = checkpoint.load(outside, {type(d.batch_policy()).__module__ for d in deployments})
+        world = checkpoint.load(outside, third_party_modules())
         watch.resume(len(world.recorder.requests))
     else:
         if checkpoint:
@@ -234,14 +236,8 @@ def _check_together(plan: Plan, deployments: Sequence[Deployment], oracle: bool,
     if oracle and plan.shared_gpus:
         raise InputError("oracle", "given with shared_gpus", "a plan without them; the oracle walks one rank")
     if checkpoint and not str(core.__file__).endswith(".py"):
-        raise InputError("--checkpoint", "given with a compiled engine", "the interpreted one (ADR 11)")
-    speculates = any(d.pool.techniques.speculation for d in deployments)
-    if checkpoint and (wanted(plan) or plan.semantic_cache or speculates):
-        found = "given with a plan that hands requests over, looks answers up, scales, fails or speculates"
-        expected = (
-            "a plan without disaggregation, rebalancer, admission, scaling, faults, semantic_cache and speculation"
-        )
-        raise InputError("--checkpoint", found, expected)
+        found = "given with a compiled engine, whose objects cannot be made empty and then filled"
+        raise InputError("--checkpoint", found, "the interpreted engine (ADR 11)")
 
 
 def _check_table(table: RequestTable) -> None:
@@ -380,7 +376,7 @@ class _World:
 
 
 class Watch:
-    """Counts those who end: every few hundred it shows progress and looks whether a checkpoint is due."""
+    """Counts those who end: now and then it shows progress and looks whether a checkpoint is due."""
 
     env: Clock
 
@@ -395,7 +391,7 @@ class Watch:
 
     def __call__(self, request: Request, end: End, now: int) -> None:
         self._ended += 1
-        if self._ended % 512:
+        if self._ended % BETWEEN_LOOKS:
             return
         if self._progress:
             self._progress(now / ticks(1), self._ended, self._total)
@@ -416,6 +412,7 @@ def _outside(
     outside |= {name: getattr(table, name) for name in ("arrival", "cancel_after", "blocks")}
     for i, deployment in enumerate(deployments):
         outside[f"cost {i}"] = deployment.cost
+        outside[f"streams {i}"] = deployment.shared
         outside |= {f"stage {i}.{j}": stage for j, stage in enumerate(deployment.cost.stages)}
         for name, stages in deployment.cost.meters.items():
             outside |= {f"meter {i}.{name}.{j}": stage for j, stage in enumerate(stages)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from ..configs.dynamics import Scaling
 from ..costmodels.base import TICKS_PER_SECOND, ticks
@@ -81,7 +80,7 @@ class Scaler:
                     continue
                 self.cluster.set_state(replica, "starting")
                 at = self.cluster.env.now + self._start_up
-                self.cluster.post(at, partial(self.cluster.set_state, replica, "up"))
+                self.cluster.post(at, self.cluster.set_state, replica, "up")
 
     def _shrink(self, up: Sequence[int], surplus: int) -> None:
         """Drain the last ones; one that serves stays."""

@@ -71,7 +71,7 @@ class FrontEnd:
             return False
         request.engine = self
         cluster = self._cluster
-        cluster.post(cluster.env.now + self._search, lambda: self._searched(request))
+        cluster.post(cluster.env.now + self._search, self._searched, request)
         return True
 
     def _searched(self, request: Request) -> None:

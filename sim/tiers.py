@@ -114,7 +114,7 @@ class Loader:
             if level.spec.write == "through":
                 new = sum(max(0, blocks - level.store.blocks(key)) for key, blocks in chain)
                 size = self._bytes(engine, new * engine.rank.limits.block_size, level)
-                self.cluster.post(now + 1, partial(self._write, level, chain, size))
+                self.cluster.post(now + 1, self._write, level, chain, size)
 
     def _write(self, level: Level, chain: Sequence[tuple[int, int]], size: int) -> None:
         self.writes += 1
@@ -182,7 +182,7 @@ class Loader:
         self.loaded_tokens += tokens
         bytes_ = round(stored / compression)
         hidden = self._hidden(engine, request.target - blocks * size, blocks * size, bytes_, level)
-        self.cluster.post(rank.now + 1, partial(self._send, load, level, bytes_, hidden))
+        self.cluster.post(rank.now + 1, self._send, load, level, bytes_, hidden)
         return True
 
     def _find(self, engine: Any, request: Request, cached: int) -> tuple[Level | None, int]:

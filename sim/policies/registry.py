@@ -127,3 +127,8 @@ def make_policy(kind: str, name: str, parameters: Mapping[str, Any], where: str 
         return build(cls, dict(parameters))
     except InputError as error:
         raise error.at(where) from None
+
+
+def third_party_modules() -> set[str]:
+    """Modules of the policies that other packages have registered."""
+    return {point.module for point in entry_points(group=GROUP)}
