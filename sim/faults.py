@@ -4,32 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol
 
 from ..configs.dynamics import Fault, Faults
 from ..costmodels.base import CostModel, Piece, StageCost, ticks
 from ..traces.streams import Stream
 from .cluster import Cluster
 from .core import Request
-from .handoff import Handoff
 from .limbo import Limbo
-from .migration import Migrator
 from .records import End
 from .replica import Replica
 from .sites import Sites
 
 
+class Mover(Protocol):
+    """A service that has requests which no engine has."""
+
+    def crashed(self, engines: Sequence[Any]) -> list[Request]:
+        """Engines have lost their memory. Returns the requests whose KV cache went with it."""
+        ...
+
+
 class FaultInjector:
-    """Lets faults happen and requests recover, as `spec` says. start_up : ticks that a replica of a pool needs."""
+    """Lets faults happen and requests recover, as `spec` says. start_up : ticks that a replica of a pool needs.
+    movers : are told of crashes."""
 
     def __init__(
         self, cluster: Cluster, replicas: Sequence[Replica], sites: Sites, limbo: Limbo, spec: Faults,
         events: Sequence[Fault], start_up: Mapping[str, int], seed: int,
-        handoff: Handoff | None, migrator: Migrator | None,
+        movers: Sequence[Mover],
     ) -> None:  # fmt: skip
         self.cluster, self.sites, self.limbo, self.spec = cluster, sites, limbo, spec
         self._start_up = start_up
-        self._movers = [mover for mover in (handoff, migrator) if mover]
+        self._movers = movers
         self._by_name = {f"{r.pool}/{r.number}": r for r in replicas}
         self._stream = Stream(seed, "faults")
         self._waits: set[int] = set()  # ids of replicas whose next random crash is drawn

@@ -116,6 +116,7 @@ class Handoff:
         self._all = (decodes, seen)
         self._active: dict[Passage, None] = {}
         self._homeless: list[Passage] = []  # while no decode replica is up
+        self.prefilled: Callable[[Any, Request, int], None] | None = None  # told who leaves which engine, and when
         self.transfers = self.aborted = self.expired = 0
         self.bytes_due = 0  # what the links must have carried
 
@@ -157,6 +158,8 @@ class Handoff:
         if passage is None:
             return False
         passage.source = request.engine
+        if self.prefilled:
+            self.prefilled(passage.source, request, now)
         self._active[passage] = None
         passage.held = Claim.keep(passage.source, request)
         request.engine = self

@@ -36,6 +36,8 @@ def make_loader(
             levels[engine] = []
             below: TierStore | None = None
             for tier in reversed(plan.tiers.levels):
+                if replica.role == "decode" and not tier.shared:
+                    continue  # who decodes is sent its KV caches; what it writes is for others
                 name = tier.name if tier.shared else f"{replica.pool}/{replica.number}/{rank} {tier.name}"
                 known = shared.get(name) or _built(tier, name, network, d, sizes[engine], below)
                 shared[name] = known

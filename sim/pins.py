@@ -130,6 +130,10 @@ class Pins:
         self._pins[pin.key] = pin
         return pin
 
+    def clear(self) -> None:
+        """The engine has crashed: nothing is held any more."""
+        self._pins.clear()
+
     def expire_soon(self, pin: Pin) -> None:
         """Its time is over; for those who speak from outside."""
         self.engine.at_boundary(partial(self._expire, pin))
@@ -153,7 +157,10 @@ class Pins:
     def admitted(self, request: Request) -> None:
         """A request has been admitted and holds what it found."""
         if request.loading:
-            request.queueing -= request.loading
+            if request.phase_start == request.scheduled:
+                request.queueing -= request.loading
+            else:  # it had run before: that wait counts as preemption
+                request.preemption -= request.loading
             request.transfer += request.loading
             request.loading = 0
         self.release(-1 - request.index)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from .cluster import Cluster
 from .core import Request
-from .links import Network
+from .links import Flow, Network
 from .pins import Pins
+from .records import End
 
 if TYPE_CHECKING:
     from .tiers import Level
@@ -24,12 +25,13 @@ Chain = Sequence[tuple[int, int]]
 
 
 class Fetch:
-    """A prefix on its way up. pins, since : of the engine where its request's turn has come meanwhile, and when."""
+    """A prefix on its way up for `engine`. pins, since : of it, once its request's turn has come meanwhile, and when."""
 
-    __slots__ = ("parts", "pins", "since")
+    __slots__ = ("engine", "flow", "parts", "pins", "since")
 
-    def __init__(self, parts: Chain) -> None:
-        self.parts = parts
+    def __init__(self, engine: Any, parts: Chain) -> None:
+        self.engine, self.parts = engine, parts
+        self.flow: Flow | None = None
         self.pins: Pins | None = None
         self.since = 0
 
@@ -47,21 +49,27 @@ class Prefetcher:
         self.cluster, self.network, self.ahead = cluster, network, ahead
         self._levels, self._size = levels, size
         self._fetching: dict[Request, Fetch] = {}
-        self._asked: set[int] = set()  # requests that have been looked up, while they are alive
+        self._asked: dict[int, Any] = {}  # live requests -> engine where they were looked up
         self.fetches = self.fetched_tokens = self.bytes_due = 0
-        cluster.on_submit.append(lambda request: self.look_soon(request.engine))
-        cluster.on_end.append(lambda request, end, now: self._asked.discard(request.index))
+        cluster.on_submit.append(self._submitted)
+        cluster.on_end.append(self._ended)
 
-    def look_soon(self, engine: Any) -> None:
+    def _submitted(self, request: Request) -> None:
+        self.look_soon(request.engine, self.cluster.env.now)
+
+    def _ended(self, request: Request, end: End, now: int) -> None:
+        self._asked.pop(request.index, None)
+
+    def look_soon(self, engine: Any, now: int) -> None:
         """The queue of an engine has changed."""
         if engine in self._levels:
-            self.cluster.post(self.cluster.env.now + 1, partial(self._look, engine))
+            self.cluster.post(now + 1, self._look, engine)
 
     def _look(self, engine: Any) -> None:
         waiting = chain(engine.rank.waiting, engine.inbox)
         for request in nsmallest(self.ahead, waiting, key=lambda r: r.index):
-            if request.index not in self._asked:
-                self._asked.add(request.index)
+            if self._asked.get(request.index) is not engine:
+                self._asked[request.index] = engine
                 self._fetch(engine, request)
 
     def _fetch(self, engine: Any, request: Request) -> None:
@@ -80,34 +88,51 @@ class Prefetcher:
         self.fetched_tokens += tokens
         self.bytes_due += size
         level.store.touch([key for key, _ in parts])
-        self._fetching[request] = Fetch(parts)
-        self.network.send((level.up,), size, level.latency(size), partial(self._arrived, request, top))
+        fetch = self._fetching[request] = Fetch(engine, parts)
+        arrived = partial(self._arrived, request, top)
+        fetch.flow = self.network.send((level.up,), size, level.latency(size), arrived)
 
     def _arrived(self, request: Request, top: Level) -> None:
-        fetch = self._fetching.pop(request)
+        fetch = self._fetching[request]
+        fetch.flow = None
         top.store.put(fetch.parts)
         if fetch.pins and not request.over:
-            fetch.pins.engine.at_boundary(partial(self._return, request, fetch.pins, fetch.since))
+            fetch.engine.at_boundary(partial(self._return, request))
+        else:
+            del self._fetching[request]
 
     def awaits(self, pins: Pins, request: Request) -> bool:
         """The turn of a request has come: True if it has to wait for its fetch, and has left the queue for that."""
         fetch = self._fetching.get(request)
-        if fetch is None:
+        if fetch is None or fetch.engine is not pins.engine:
             return False
         pins.rank.waiting.remove(request)
         request.engine, fetch.pins, fetch.since = self, pins, pins.rank.now
         return True
 
-    def _return(self, request: Request, pins: Pins, since: int, now: int) -> bool:
-        if not request.over:
-            request.engine = pins.engine
-            request.loading += now - since
-            pins.put_back(request)
+    def _return(self, request: Request, now: int) -> bool:
+        fetch = self._fetching.pop(request)
+        if fetch.pins and not request.over:
+            request.engine = fetch.engine
+            request.loading += now - fetch.since
+            fetch.pins.put_back(request)
         return True
 
     def cancel(self, request: Request) -> None:
         """The client of a request that waits for its fetch has gone; what comes is kept for others."""
         self.cluster.gone(request, self.cluster.env.now)
+
+    def crashed(self, engines: Sequence[Any]) -> list[Request]:
+        """Engines have lost their memory: what was on its way to them stops. Returns the requests that waited for it."""
+        lost = []
+        for request, fetch in list(self._fetching.items()):
+            if fetch.engine in engines:
+                del self._fetching[request]
+                if fetch.flow:
+                    self.bytes_due -= fetch.flow.size - self.network.abort(fetch.flow)
+                if fetch.pins and not request.over:
+                    lost.append(request)
+        return lost
 
 
 def _prefix(whole: Chain, level: Level) -> list[tuple[int, int]]:

@@ -51,18 +51,16 @@ def check_retention(plan: Plan, deployments: Sequence[Deployment]) -> None:
     for key in ("retention", "tiers", "reuse"):
         if getattr(plan, key) is None:
             continue
-        if disaggregated(plan):
-            raise InputError(key, "given with pools that hand requests over", "mixed pools")
         for d in deployments:
             if not d.prefix_caching:
                 found = f"off, with {key}: the next request finds its context in the prefix cache"
                 raise InputError(f"{d.where}.enable_prefix_caching", found, "true")
     if plan.tiers and plan.reuse:
-        raise InputError("reuse", "given with tiers", "one of the two")
-    if plan.reuse and plan.faults:
-        raise InputError("reuse", "given with faults", "one of the two: what a crash does to loads is not modelled")
-    if plan.tiers and plan.faults:
-        raise InputError("tiers", "given with faults", "one of the two: what a crash does to transfers is not modelled")
+        raise InputError("reuse", "given with tiers: an engine has one loader", "one of the two")
+    if plan.retention and disaggregated(plan):
+        found = "given with pools that hand requests over: a turn's KV cache stays where it was decoded, and the next "
+        found += "turn is prefilled elsewhere"
+        raise InputError("retention", found, "mixed pools, or tiers for what turns share")
 
 
 def check_programs(plan: Plan, table: RequestTable) -> None:

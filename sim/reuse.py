@@ -9,6 +9,7 @@ max(recompute, load) a layer), and that is its `transfer`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -78,8 +79,8 @@ class Reuse:
     ) -> None:  # fmt: skip
         self.cluster, self.policy, self._chunks = cluster, policy, chunks
         self._token_bytes, self._layers = token_bytes, layers
-        self._looked: set[int] = set()
-        self._away: dict[Request, Pins] = {}
+        self._looked: dict[int, tuple[Any, int]] = {}  # live requests -> engine and its epoch where they were looked up
+        self._away: dict[Request, tuple[Pins, int]] = {}  # and since when
         cluster.on_end.append(self._ended)
 
     def _pieces(self, request: Request, cached: int) -> list[Piece]:
@@ -93,22 +94,24 @@ class Reuse:
         return pieces
 
     def _ended(self, request: Request, end: End, now: int) -> None:
-        self._looked.discard(request.index)
+        self._looked.pop(request.index, None)
         if end == End.FINISHED:
             for piece in self._pieces(request, 0):
                 self.policy.observe(piece)
 
     def intercept(self, pins: Pins, step: Step) -> bool:
         """A step would admit requests: True if that is to be thought over, one of them now reusing something."""
+        here = pins.engine, pins.rank.epoch
         for request, _, _ in step.admit:
-            if request.index not in self._looked:
-                self._looked.add(request.index)
+            if self._looked.get(request.index) != here:
+                self._looked[request.index] = here
                 if self._begin(pins, request):
                     return True
         return False
 
     def _begin(self, pins: Pins, request: Request) -> bool:
         rank, engine = pins.rank, pins.engine
+        request.reused = 0
         cached = rank.lookup(request, {})[0] * rank.limits.block_size
         reused = sum(self.policy.reused(piece) for piece in self._pieces(request, cached))
         request.reused = int(reused)
@@ -118,7 +121,7 @@ class Reuse:
         if wait:
             rank.waiting.remove(request)
             request.engine = self
-            self._away[request] = pins
+            self._away[request] = pins, rank.now
             self.cluster.post(rank.now + wait, self._loaded, request, rank.now)
         return True
 
@@ -133,16 +136,25 @@ class Reuse:
         return max(1, ticks(max(load * share, load - compute * (1 - share))))
 
     def _loaded(self, request: Request, since: int) -> None:
-        if request in self._away:
-            self._away[request].engine.at_boundary(partial(self._return, request, since))
+        pins, began = self._away.get(request, (None, 0))
+        if pins and began == since:
+            pins.engine.at_boundary(partial(self._return, request, since))
 
     def _return(self, request: Request, since: int, now: int) -> bool:
-        pins = self._away.pop(request, None)
-        if pins:
+        pins, began = self._away.get(request, (None, 0))
+        if pins and began == since:
+            del self._away[request]
             request.engine = pins.engine
-            request.loading = now - since
+            request.loading += now - since
             pins.put_back(request)
         return True
+
+    def crashed(self, engines: Sequence[Any]) -> list[Request]:
+        """Engines have lost their memory, stored chunks are elsewhere. Returns the requests that waited there."""
+        lost = [request for request, (pins, _) in self._away.items() if pins.engine in engines]
+        for request in lost:
+            del self._away[request]
+        return lost
 
     def cancel(self, request: Request) -> None:
         """The client of a request that waits has gone."""

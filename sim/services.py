@@ -130,6 +130,8 @@ class Services:
         for pins in [engine.rank.pins for replica in self.replicas for engine in replica.domains]:
             assert pins is not None
             pins.loader = loader
+        if self.handoff:
+            self.handoff.prefilled = loader.computed
         return loader
 
     def _reuse(self, table: RequestTable) -> Reuse:
@@ -172,7 +174,7 @@ class Services:
             self._cluster, self.replicas, self.sites, limbo, self._plan.faults,
             [fault for _, fault in fault_events(self._plan)],
             {name: start_up_ticks(self._plan, d) for name, d in self._deployments.items()}, self._seed,
-            self.handoff, self.migrator,
+            [mover for mover in (self.handoff, self.migrator, self.loader, self.reuse) if mover],
         )  # fmt: skip
 
     def balanced(self) -> bool:

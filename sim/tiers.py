@@ -63,6 +63,17 @@ class Level:
         return self._latency * max(1, ceil(size / self._call))
 
 
+class Write:
+    """What `engine` has computed, on its way to a tier."""
+
+    __slots__ = ("chain", "engine", "epoch", "flow", "level")
+
+    def __init__(self, engine: Any, level: Level, chain: Sequence[tuple[int, int]]) -> None:
+        self.engine, self.level, self.chain = engine, level, chain
+        self.epoch = engine.rank.epoch
+        self.flow: Flow | None = None
+
+
 class Load:
     """A request whose KV cache is on its way to `engine`."""
 
@@ -87,11 +98,12 @@ class Loader:
     ) -> None:  # fmt: skip
         self.cluster, self.network, self.spec, self.policy = cluster, network, spec, policy
         self._levels, self._token_bytes, self._layers = levels, token_bytes, layers
-        self._looked: set[int] = set()  # requests that have been looked up, while they are alive
+        self._looked: dict[int, tuple[Any, int]] = {}  # live requests -> engine and its epoch where they were looked up
         self.loads = self.writes = self.loaded_tokens = 0
         self.bytes_due = 0
         self._loading: dict[Request, Load] = {}
         self.prefetcher = Prefetcher(cluster, network, spec.prefetch, levels, self._bytes) if spec.prefetch else None
+        self._writing: dict[Write, None] = {}
         for engine in levels:
             if any(level.spec.write == "back" for level in levels[engine]):
                 engine.rank.pool.evicted = []
@@ -105,21 +117,31 @@ class Loader:
     # -- writing -------------------------------------------------------------------------------------------------
 
     def _ended(self, request: Request, end: End, now: int) -> None:
-        self._looked.discard(request.index)
-        engine = request.engine
-        if end != End.FINISHED or engine not in self._levels:
-            return
+        self._looked.pop(request.index, None)
+        if end == End.FINISHED and request.engine in self._levels:
+            self.computed(request.engine, request, now)
+
+    def computed(self, engine: Any, request: Request, now: int) -> None:
+        """A request has ended on an engine, or leaves it for its decode replica: write through what it has computed."""
         chain = engine.rank.pool.chain(request)
         for level in self._levels[engine]:
             if level.spec.write == "through":
                 new = sum(max(0, blocks - level.store.blocks(key)) for key, blocks in chain)
                 size = self._bytes(engine, new * engine.rank.limits.block_size, level)
-                self.cluster.post(now + 1, self._write, level, chain, size)
+                self.cluster.post(now + 1, self._write, Write(engine, level, chain), size)
 
-    def _write(self, level: Level, chain: Sequence[tuple[int, int]], size: int) -> None:
+    def _write(self, write: Write, size: int) -> None:
+        if write.epoch != write.engine.rank.epoch:
+            return
         self.writes += 1
         self.bytes_due += size
-        self.network.send((level.down,), size, level.latency(size), partial(level.store.put, chain))
+        self._writing[write] = None
+        level = write.level
+        write.flow = self.network.send((level.down,), size, level.latency(size), partial(self._written, write))
+
+    def _written(self, write: Write) -> None:
+        del self._writing[write]
+        write.level.store.put(write.chain)
 
     def _bytes(self, engine: Any, tokens: int, level: Level) -> int:
         return round(self._token_bytes[engine] * tokens / level.spec.compression)
@@ -142,12 +164,13 @@ class Loader:
         """A step would admit requests: True if one of them is sent to load its KV cache first."""
         ahead = self.prefetcher
         if ahead:
-            ahead.look_soon(pins.engine)
+            ahead.look_soon(pins.engine, pins.rank.now)
+        here = pins.engine, pins.rank.epoch
         for request, _, _ in step.admit:
             if ahead and ahead.awaits(pins, request):
                 return True
-            if request.index not in self._looked and request.engine is pins.engine:
-                self._looked.add(request.index)
+            if self._looked.get(request.index) != here and request.engine is pins.engine:
+                self._looked[request.index] = here
                 if self._begin(pins, request):
                     return True
         return False
@@ -235,14 +258,41 @@ class Loader:
             pins.put_back(request)
         return True
 
+    # -- other ends ----------------------------------------------------------------------------------------------
+
     def cancel(self, request: Request) -> None:
         """The client of a request that is being loaded has gone."""
+        self._stop(request).claim.release_soon()
+        self.cluster.gone(request, self.cluster.env.now)
+
+    def _stop(self, request: Request) -> Load:
         load = self._loading.pop(request)
         load.over = True
-        if load.flow:
-            self.bytes_due -= load.flow.size - self.network.abort(load.flow)
-        load.claim.release_soon()
-        self.cluster.gone(request, self.cluster.env.now)
+        self._abort(load)
+        return load
+
+    def _abort(self, transfer: Load | Write) -> None:
+        if transfer.flow:
+            self.bytes_due -= transfer.flow.size - self.network.abort(transfer.flow)
+
+    def crashed(self, engines: Sequence[Any]) -> list[Request]:
+        """Engines have lost their memory and the tiers of their own. Returns the requests that were away from them."""
+        lost = [load.request for load in self._loading.values() if load.pins.engine in engines]
+        for request in lost:
+            self._stop(request)
+        if self.prefetcher:
+            lost += self.prefetcher.crashed(engines)
+        for write in [write for write in self._writing if write.engine in engines]:
+            del self._writing[write]
+            self._abort(write)
+        for engine in engines:
+            engine.rank.pins.clear()
+            if engine.rank.pool.evicted:
+                engine.rank.pool.evicted = []
+            for level in self._levels[engine]:
+                if not level.spec.shared:
+                    level.store.clear()
+        return lost
 
 
 def _seconds(level: Level, size: float) -> float:

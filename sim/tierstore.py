@@ -31,6 +31,11 @@ class TierStore:
             if self.below:
                 self.below.put([(key, blocks)])
 
+    def clear(self) -> None:
+        """Everything is lost."""
+        self._held.clear()
+        self.used = 0
+
     def drop(self, key: int) -> int:
         """Forget a key; returns its blocks."""
         blocks = self._held.pop(key, 0)

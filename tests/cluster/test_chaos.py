@@ -12,6 +12,8 @@ from servecast.errors import InputError
 from servecast.sim.deploy import deploy
 from servecast.sim.records import End
 
+HOST = {"name": "host", "capacity": 0.1, "write": "back"}
+POOL = {"name": "pool", "capacity": 1.0, "bandwidth": 2e8, "shared": True}
 SHAPES = {
     "plain": ([{"replicas": 3}], {}),
     "round robin, prefix caching off": ([{"replicas": 3, "enable_prefix_caching": False}], {"router": "round_robin"}),
@@ -28,6 +30,11 @@ SHAPES = {
         }]},
     ),
     "pipeline stages": ([{"replicas": 2, "pipeline_parallel_size": 2}], {}),
+    "tiers": ([{"replicas": 3, "num_gpu_blocks_override": 75}], {"tiers": {"levels": [HOST, POOL]}}),
+    "tiers, prefill and decode": (
+        [{"role": "prefill", "replicas": 2, "num_gpu_blocks_override": 90}, {"role": "decode", "replicas": 2}],
+        {"tiers": {"levels": [HOST, POOL], "overlap": "serial"}},
+    ),
     "data parallel": ([{"replicas": 2, "data_parallel_size": 2}], {}),
 }  # fmt: skip
 KINDS = ("crash", "gpu_loss", "slow", "link")
@@ -84,6 +91,8 @@ def test_any_faults_at_any_time(small, shape, drawn, in_flight, detection, timeo
     pools, keys = SHAPES[shape]
     faults = as_faults(pools, drawn, in_flight=in_flight, detection=detection)
     clients = {"clients": {"timeout": timeout, "retries": 1}} if timeout else {}
+    if "tiers" in keys:
+        engine = "vllm-0.19"  # the other one caches no prefixes
     plan = small.plan(pools, engine=engine, faults=faults, **clients, **keys)
     table = small.table(60, 8.0, output=60, seed=seed, shared=shared, burst=bool(seed % 2))
     result = small.run_all(plan, table, seed=seed)

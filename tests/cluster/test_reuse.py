@@ -44,6 +44,20 @@ def test_all_engines_agree_with_reuse(small, reuse, keys):
     small.run_all(small.plan([{"enable_prefix_caching": True, **keys}], reuse=reuse), passages())
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "pools",
+    [[{"replicas": 3}], [{"role": "prefill", "replicas": 2}, {"role": "decode", "num_gpu_blocks_override": 150}]],
+)
+def test_replicas_that_crash_while_chunks_are_loaded(small, pools, seed):
+    rate = {"mean_time_between_failures": 3.0, "mean_time_to_repair": 0.5}
+    plan = small.plan(pools, reuse={"name": "cacheblend", "bandwidth": 2e8}, faults={"rate": rate})
+    result = small.run_all(plan, passages(seed=seed, rate=8.0), seed=seed)
+    assert result.services.faults.hit > 0
+    finished = result.recorder.requests.columns()["end"] == 0
+    assert finished.sum() == 60
+
+
 def test_clients_that_hang_up_while_chunks_are_loaded(small):
     plan = small.plan([{}], reuse={"name": "cacheblend", "bandwidth": 2e8}, clients={"timeout": 0.4})
     assert small.run_all(plan, passages()).timeouts > 0

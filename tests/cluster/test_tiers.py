@@ -146,7 +146,6 @@ def test_cachegen_streams_what_meets_the_deadline_and_computes_where_that_is_fas
         ({"levels": [{**HOST, "shared": True, "write": "back"}]}, {}, ["tiers.levels[0].write", "through"]),
         ({"levels": [HOST], "load": "cachgen"}, {}, ["tiers.load", "did you mean 'cachegen'?"]),
         ({"levels": [HOST], "load": {"name": "cachegen", "levels": [2, 1]}}, {}, ["tiers.load.levels", "ascending"]),
-        ({"levels": [HOST]}, {"faults": {"events": []}}, ["tiers", "given with faults"]),
     ],
 )
 def test_bad_tiers(small, programs, tiers, keys, parts):
