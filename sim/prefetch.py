@@ -25,7 +25,7 @@ Chain = Sequence[tuple[int, int]]
 
 
 class Fetch:
-    """A prefix on its way up for `engine`. pins, since : of it, once its request's turn has come meanwhile, and when."""
+    """A prefix on its way up for `engine`. pins, since : of it, once its request's turn has come, and when."""
 
     __slots__ = ("engine", "flow", "parts", "pins", "since")
 
@@ -123,7 +123,7 @@ class Prefetcher:
         self.cluster.gone(request, self.cluster.env.now)
 
     def crashed(self, engines: Sequence[Any]) -> list[Request]:
-        """Engines have lost their memory: what was on its way to them stops. Returns the requests that waited for it."""
+        """Engines have lost their memory: fetches for them stop. Returns the requests that waited for theirs."""
         lost = []
         for request, fetch in list(self._fetching.items()):
             if fetch.engine in engines:

@@ -30,7 +30,7 @@ SHAPES = {
         }]},
     ),
     "pipeline stages": ([{"replicas": 2, "pipeline_parallel_size": 2}], {}),
-    "tiers": ([{"replicas": 3, "num_gpu_blocks_override": 75}], {"tiers": {"levels": [HOST, POOL]}}),
+    "tiers": ([{"replicas": 3, "num_gpu_blocks_override": 75}], {"tiers": {"levels": [HOST, POOL], "prefetch": 3}}),
     "tiers, prefill and decode": (
         [{"role": "prefill", "replicas": 2, "num_gpu_blocks_override": 90}, {"role": "decode", "replicas": 2}],
         {"tiers": {"levels": [HOST, POOL], "overlap": "serial"}},

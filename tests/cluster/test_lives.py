@@ -38,7 +38,7 @@ KINDS = {
         [{"replicas": 3, "enable_prefix_caching": False, "kv": {"name": "recompute", "reserve": "prompt"}}],
         {"kv_borrowing": {"grain": 16}},
     ),
-    "tiers": ([{"replicas": 2, "num_gpu_blocks_override": 75}], {"tiers": {"levels": [HOST, POOL]}}),
+    "tiers": ([{"replicas": 2, "num_gpu_blocks_override": 75}], {"tiers": {"levels": [HOST, POOL], "prefetch": 3}}),
     "tiers, hand-off, faults": (PAIR, {"tiers": {"levels": [HOST, POOL]}, "faults": {"rate": RATE}}),
     "pins": ([{"replicas": 2, "num_gpu_blocks_override": 80}], {"retention": {"name": "continuum", "enough": 5}}),
     "answers found": ([{}], {"semantic_cache": {"search": 0.05, "categories": {"": {"questions": 30}}}}),
