@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from copyreg import __newobj__  # type: ignore[attr-defined]
 from pathlib import Path
-from types import BuiltinMethodType, MethodType
+from types import MethodType
 from typing import Any
 
 from ..errors import InputError
@@ -144,7 +144,7 @@ class _Pickler(pickle.Pickler):
 
     def reducer_override(self, obj: Any) -> Any:
         kind = type(obj)
-        if kind is MethodType or (kind is BuiltinMethodType and obj.__module__ is None):  # the latter if compiled
+        if kind is MethodType:
             return _method, (obj.__self__, obj.__name__)
         if kind is _State:
             return _known, (obj.of,), obj.state
