@@ -30,22 +30,16 @@ class Baseline:
 
 
 def homogeneous(search: Search) -> Baseline | None:
-    """The cheapest fleet of one type that meets the SLO; types whose bound is dearer are not replayed."""
-    market = search.market
-    best: Known | None = None
-    for known in sorted(_of_role(market, "mixed"), key=_least_usd):
-        if best and _least_usd(known) >= _usd(best, best.needed):
-            continue
-        market.smoothen([known.candidate.name])
-        if best and _least_usd(known) >= _usd(best, best.needed):
-            continue
-        market.anchor(known.candidate.name)
-        if known.needed and (best is None or _usd(known, known.needed) < _usd(best, best.needed)):
-            best = known
-    if best is None or best.needed is None:
-        return None
-    usd = _usd(best, best.needed)
-    return Baseline("best of one type", {best.candidate.name: best.needed}, usd, best.alone[best.needed])
+    """The cheapest fleet of one type that meets the SLO; numbers that would be dearer are not replayed."""
+    best: Baseline | None = None
+    for known in sorted(_of_role(search.market, "mixed"), key=lambda known: _usd(known, known.least)):
+        name, usd = known.candidate.name, known.candidate.usd_per_hour
+        affordable = ceil(best.usd_per_hour / usd - 1e-9) - 1 if best else inf
+        search.market.anchor(name, affordable)
+        if known.needed and known.needed <= affordable:
+            verdict = known.alone[known.needed]
+            best = Baseline("best of one type", {name: known.needed}, usd * known.needed, verdict)
+    return best
 
 
 def closed_form(search: Search) -> Baseline | None:
@@ -124,7 +118,3 @@ def _of_role(market: Market, role: str) -> list[Known]:
 
 def _usd(known: Known, replicas: int | None) -> float:
     return known.candidate.usd_per_hour * replicas if replicas else inf
-
-
-def _least_usd(known: Known) -> float:
-    return _usd(known, known.least)

@@ -127,13 +127,14 @@ class Market:
         while self.refine(names):
             pass
 
-    def anchor(self, name: str) -> bool:
-        """Find how many replicas of this type alone carry the trace, from the least that might; False where known."""
+    def anchor(self, name: str, most: float = inf) -> bool:
+        """Find how many of this type alone carry the trace, up to `most`; False where there is nothing to try."""
         known = self.known[name]
-        most = known.candidate.most
-        if known.alone or not most or known.candidate.role != "mixed":
+        most = int(min(most, known.candidate.most))
+        low = max(known.least - 1, known.failed)
+        if known.needed or low >= most or known.candidate.role != "mixed":
             return False
-        low, high = min(known.least, most) - 1, min(known.least, most)
+        high = low + 1
         while not self.replay(known, high).met and high < most:
             low, high = high, min(max(high + 1, ceil(1.3 * high)), most)
         while known.alone[high].met and high - low > 1:

@@ -144,8 +144,7 @@ class Search:
             return True
         for name in answer.counts:
             known = self.market.known[name]
-            alone = self._price({known.candidate: known.least})
-            if (self._best is None or alone < self._best.price) and self.market.anchor(name):
+            if self.market.anchor(name, self._affordable(known.candidate)):
                 for n, verdict in known.alone.items():
                     self._note({name: n}, verdict)
                 return True
@@ -229,6 +228,10 @@ class Search:
         usd = sum(c.usd_per_hour * n for c, n in members.items())
         watts = _watts(members, busy)
         return watts if self.market.goal == "energy" else usd + self.market.inventory.electricity_per_kwh / 1e3 * watts
+
+    def _affordable(self, candidate: Candidate) -> float:
+        """Replicas that are cheaper than the best fleet."""
+        return self._best.price * (1 - _STEP) // (self._price({candidate: 1}) or inf) if self._best else inf
 
     def _note(self, counts: Counts, verdict: Verdict, values: dict[str, Any] | None = None) -> Tried:
         members, busy = self._members(counts), verdict.busy_share
