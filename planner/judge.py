@@ -20,8 +20,8 @@ from .hopeless import Hopeless
 from .intervals import intervals
 from .targets import Targets, describe
 
-_PROBE = 0.15  # share of the trace that is tried first: the busiest stretch of so many requests
-_ENOUGH = 2.0  # times the misses that may be: a replay ends
+_PROBE = 0.1  # share of the trace that is tried first: the busiest stretch of so many requests
+_CLEAR = 10.0  # times the misses that may be: a sample has shown how fast they grow
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Verdict:
 
     met : all objectives. objectives : as in a report. over : by objective, the share of requests over its limit.
     beyond : requests over a limit, as a multiple of those that may be, for the worst objective.
-    stopped : the run ended where that was enough; then `over` and `beyond` are lower bounds, and the objectives are of
-    those who had finished. requests : simulated. intervals : of the objectives, where a replay met them all.
+    stopped : the run ended where its answer was certain; then all is of those who had finished, and `over` and `beyond`
+    take the others to fare likewise. requests : simulated. intervals : of the objectives, where a replay met them all.
     mean_e2el : seconds. token_seconds : in the KV cache while it decodes, of a request on average.
     least_tpot : seconds. busy_share : of the engines. throughput : requests/s.
     """
@@ -77,14 +77,14 @@ class Judge:
     _ready: Deployed = field(default_factory=Deployed)
 
     def replay(self, plan: Plan, table: RequestTable, targets: Targets) -> Verdict:
-        """The whole trace on a plan, its busiest stretch first; ends as soon as an objective is missed by far."""
+        """The whole trace on a plan, its busiest stretch first; ends as soon as an objective is missed for certain."""
         key = self._key("replay", plan, table, targets)
         return self._cached(key, lambda: self._replay(plan, table, targets))
 
     def _replay(self, plan: Plan, table: RequestTable, targets: Targets) -> Verdict:
         before, probe = self.requests, busiest(table, round(_PROBE * len(table)))
         for part in (probe, table) if len(probe) < len(table) else (table,):
-            watch = Hopeless(targets.slo, part, among=len(table), excess=_ENOUGH)
+            watch = Hopeless(targets.slo, part, among=len(table))
             result = self._run(plan, part, watch)
             if watch.objective:
                 break
@@ -94,9 +94,10 @@ class Judge:
         )
 
     def sample(self, plan: Plan, table: RequestTable, targets: Targets) -> Verdict:
-        """A short simulation, to its end."""
+        """A short simulation, to its end unless an objective is missed by far."""
         key = self._key("sample", plan, table, targets)
-        return self._cached(key, lambda: _verdict(self._run(plan, table), targets))
+        watch = Hopeless(targets.slo, table, excess=_CLEAR)
+        return self._cached(key, lambda: _verdict(self._run(plan, table, watch), targets))
 
     def worker(self) -> Judge:
         """One of the same kind for another process, which counts for itself."""
@@ -145,7 +146,8 @@ def _verdict(result: Run, targets: Targets) -> Verdict:
     objectives = report["slo"]["objectives"]
     finished = Finished(result)
     good = round((report["slo"]["goodput_of_offered"] or 0.0) * report["num_prompts"])
-    over = targets.over(finished, (report["completed"] if result.interrupted else report["num_prompts"]) - good)
+    judged = report["completed"] if result.interrupted else report["num_prompts"]
+    over = targets.over(finished, judged - good, len(result.table))
     context = (result.table.prompt_tokens + result.table.output_tokens / 2)[finished.rows]
     busy = [share for pool in report["simulation"]["pools"] for share in pool["busy_share"]]
     return Verdict(

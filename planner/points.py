@@ -24,7 +24,7 @@ from .judge import Judge, Verdict
 from .targets import Targets
 from .workload import Workload, evenly, thinned
 
-_BEYOND = (1.15, 1.35)  # times the rate that misses the SLO, tried as well
+_BEYOND = 1.25  # times the rate that misses the SLO, tried as well
 _DOUBT = 1.02  # on a rate from a sample that stands for the trace
 _CLOSE = 1.06  # ratio at which bisection ends
 _SLOWEST = 1 / 256  # of the saturated rate: who cannot carry that carries nothing
@@ -149,16 +149,16 @@ def _phase(table: RequestTable, role: str) -> RequestTable:
 def smooth_of(seen: Mapping[float, Verdict], top: float) -> Smooth:
     """What verdicts by rate say of a replica that gets `top` requests/s done with a full queue.
 
-    The next rate lies halfway, in ratio, between what holds and what does not; then two loads beyond, which tell how
-    fast it goes down from there.
+    The next rate lies halfway, in ratio, between what holds and what does not; then a load beyond, which tells how fast
+    it goes down from there.
     """
     high = min((rate for rate, verdict in seen.items() if not verdict.met), default=top)
     low = max((rate for rate, verdict in seen.items() if verdict.met and rate < high), default=0.0)
     least = _SLOWEST * top
     following: float | None = sqrt(low * high) if low else max(high / 2, least)
     if high <= (low or least) * _CLOSE:
-        beyond = (high * factor for factor in _BEYOND)
-        following = next((r for r in beyond if r < top and not any(r <= other < 1.1 * r for other in seen)), None)
+        beyond = high * _BEYOND
+        following = beyond if beyond < top and not any(beyond <= other < 1.1 * beyond for other in seen) else None
     stays = seen[low or min(seen)].mean_e2el if seen else 1.0
     return Smooth(low, high, _most_good(seen, top) * _DOUBT, stays, following)
 

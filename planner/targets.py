@@ -84,17 +84,19 @@ class Targets:
         """The share of requests that may miss some limit; one request may not miss for two objectives."""
         return min(1.0, sum(1 - _share(o) for o in self.slo.objectives if 0 < _share(o) < 1))
 
-    def over(self, requests: Finished, bad: int) -> list[float]:
+    def over(self, requests: Finished, bad: int, among: int) -> list[float]:
         """By objective, the share of all requests that are over its limit; 0 for objectives that are not about a share.
 
-        requests : those that finished, maybe before a run was stopped. bad : how many do not count for `goodput`.
+        requests, bad : those that finished, and how many do not count for `goodput`. among : the requests of the run;
+        if it was stopped, the rest of them is taken to fare likewise, and whoever was not in it to keep the limits.
         """
         shares = []
+        seen = max(len(requests), 1) * self.requests / among
         for objective in self.slo.objectives:
             if objective.metric == "goodput":
-                shares.append(bad / self.requests)
+                shares.append(bad / seen)
             elif _share(objective) and objective.metric in ("ttft", "tpot", "e2el"):
-                shares.append(float((getattr(requests, objective.metric) > objective.limit).sum() / self.requests))
+                shares.append(float((getattr(requests, objective.metric) > objective.limit).sum() / seen))
             else:
                 shares.append(0.0)
         return shares
