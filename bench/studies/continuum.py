@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from servecast.configs.plan import Plan, plan_from
@@ -61,37 +64,50 @@ def figures(table: RequestTable, **keys: Any) -> dict[str, Any]:
     return program_figures(run(table, plan(**keys)))
 
 
-def mean_jct(name: str, rate: float, seeds: int, turns: float = 0.0, **keys: Any) -> float:
-    """Mean completion time over seeds, seconds."""
-    runs = [figures(workload(name, rate, seed, turns), **keys)["mean_jct_ms"] for seed in range(seeds)]
-    return sum(runs) / len(runs) / 1e3
+Cell = tuple[float, float]
 
 
-def _table(title: str, columns: list[str], rows: dict[str, list[float]]) -> None:
-    print(f"\n{title}\n{'':<18}" + "".join(f"{c:>16}" for c in columns))
-    for name, values in rows.items():
-        print(f"{name:<18}" + "".join(f"{v:>16.1f}" for v in values), flush=True)
+def mean_jct(name: str, rate: float, seeds: int, turns: float = 0.0, **keys: Any) -> Cell:
+    """Mean completion time, seconds: (mean, standard deviation) over seeds."""
+    runs = [figures(workload(name, rate, seed, turns), **keys)["mean_jct_ms"] / 1e3 for seed in range(seeds)]
+    return mean(runs), stdev(runs) if seeds > 1 else 0.0
+
+
+def _table(title: str, columns: list[str], rows: Mapping[str, Callable[[], list[Cell]]]) -> None:
+    print(f"\n{title}\n{'':<18}" + "".join(f"{c:>18}" for c in columns), flush=True)
+    for name, cells in rows.items():
+        print(f"{name:<18}" + "".join(f"{m:>10.1f} ± {s:<5.1f}" for m, s in cells()), flush=True)
 
 
 def main() -> None:
     """Tables over load, KV capacity, turns and slots."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3)
-    seeds = parser.parse_args().seeds
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[128_000, 192_000, 256_000], help="KV capacities")
+    args = parser.parse_args()
+    seeds: int = args.seeds
     for name, rates in (("swe-agent", (0.13, 0.4, 0.8)), ("web-search", (0.05, 0.2, 0.4))):
-        for tokens in (128_000, 192_000, 256_000):
-            rows = {s: [mean_jct(name, r, seeds, tokens=tokens, **keys) for r in rates] for s, keys in SYSTEMS.items()}
-            _table(f"{name}, {tokens:,} tokens: mean JCT, s", [f"{r:g} programs/s" for r in rates], rows)
+        for tokens in args.tokens:
+
+            def over_rates(system: str, name: str = name, rates: Any = rates, tokens: int = tokens) -> list[Cell]:
+                return [mean_jct(name, rate, seeds, tokens=tokens, **SYSTEMS[system]) for rate in rates]
+
+            title = f"{name}, {tokens:,} tokens: mean JCT, s"
+            _table(title, [f"{r:g} programs/s" for r in rates], {s: partial(over_rates, s) for s in SYSTEMS})
     turns = (5.0, 10.0, 20.0)
-    rows = {  # the same requests/s
-        s: [mean_jct("swe-agent", 5 / t, seeds, t, **SYSTEMS[s]) for t in turns] for s in ("vLLM", "Continuum")
-    }
-    _table("swe-agent at 5 calls/s: mean JCT, s", [f"{t:g} turns" for t in turns], rows)
-    slots = {"swe-agent, 8 slots": ("swe-agent", 0.5, 8), "web-search, 8": ("web-search", 0.3, 8)}
-    rows = {
-        title: [mean_jct(n, r, seeds, tokens=960_000, max_num_seqs=k, **SYSTEMS[s]) for s in ("vLLM", "Autellix PLAS")]
-        for title, (n, r, k) in slots.items()
-    }
+
+    def over_turns(system: str) -> list[Cell]:  # the same requests/s
+        return [mean_jct("swe-agent", 5 / t, seeds, t, **SYSTEMS[system]) for t in turns]
+
+    pair = {s: partial(over_turns, s) for s in ("vLLM", "Continuum")}
+    _table("swe-agent at 5 calls/s: mean JCT, s", [f"{t:g} turns" for t in turns], pair)
+
+    def with_slots(name: str, rate: float) -> list[Cell]:
+        systems = ("vLLM", "Autellix PLAS")
+        return [mean_jct(name, rate, seeds, tokens=960_000, max_num_seqs=8, **SYSTEMS[s]) for s in systems]
+
+    slots = {"swe-agent, 8 slots": ("swe-agent", 0.5), "web-search, 8": ("web-search", 0.3)}
+    rows = {title: partial(with_slots, *case) for title, case in slots.items()}
     _table("slots bind, memory does not: mean JCT, s", ["vLLM", "PLAS"], rows)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from servecast.configs.plan import plan_from
@@ -41,14 +42,14 @@ def figures(rate: float, queue: str, router: str, seed: int = 0) -> dict[str, An
 def main() -> None:
     """A table over load."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=5)
     seeds = range(parser.parse_args().seeds)
     for rate in (0.25, 0.35, 0.5):
         for name, system in SYSTEMS.items():
             runs = [figures(rate, *system, seed=seed) for seed in seeds]
-            p95 = sum(f["p95_jct_ms"] for f in runs) / len(runs) / 1e3
-            met = sum(f["deadlines_met_share"] for f in runs) / len(runs)
-            print(f"{rate:5g}/s  {name:<18} P95 {p95:7.1f} s, 60 s met by {met:6.1%}", flush=True)
+            p95, met = [f["p95_jct_ms"] / 1e3 for f in runs], [f["deadlines_met_share"] for f in runs]
+            spread = f"{mean(p95):7.1f} ± {stdev(p95):4.1f} s, 60 s met by {mean(met):6.1%} ± {stdev(met):5.1%}"
+            print(f"{rate:5g}/s  {name:<18} P95 {spread}", flush=True)
 
 
 if __name__ == "__main__":

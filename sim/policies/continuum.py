@@ -12,6 +12,7 @@ The paper does not give `window`; ours is 100. Its queue order is `program_fcfs`
 
 from __future__ import annotations
 
+from array import array
 from bisect import insort
 from collections import deque
 from dataclasses import dataclass
@@ -44,21 +45,21 @@ class Continuum:
         check(self.enough >= 0, "enough", self.enough, "0 or more gaps")
         check(self.window >= 1, "window", self.window, "at least 1 request")
         check(self.fork_ttl >= 0, "fork_ttl", self.fork_ttl, "0 or more seconds")
-        self._all: list[float] = []
-        self._by_tool: dict[str, list[float]] = {}
+        self._all = array("d")
+        self._by_tool: dict[str, array[float]] = {}
         self._waits: deque[float] = deque(maxlen=self.window)
         self._sums = [0] * 6  # over (turns served k, turns to come r): n, k, r, kk, rr, kr
 
     def ttl(self, turn: Turn) -> float:
         """See above."""
-        gaps = self._by_tool.get(turn.tool, [])
+        gaps = self._by_tool.get(turn.tool, self._all[:0])
         if self.variant == "fork":
             return 0.0 if gaps and sum(gaps) / len(gaps) > self.fork_ttl else self.fork_ttl
         wait = sum(self._waits) / len(self._waits) if self._waits else 0.0
         reload = turn.reload(turn.context)
         if len(self._all) <= self.enough:
             return max(0.0, log(wait + reload)) if wait + reload > 0 else 0.0
-        seen = np.array(gaps if len(gaps) > self.enough else self._all)
+        seen = np.frombuffer(gaps if len(gaps) > self.enough else self._all)
         gain = np.arange(1, len(seen) + 1) / len(seen) * (wait * self.eta() + reload) - seen
         best = int(np.argmax(gain))
         return float(seen[best]) if gain[best] > 0 else 0.0
@@ -72,7 +73,7 @@ class Continuum:
     def observe_gap(self, tool: str, gap: float) -> None:
         """Sorted, in all and by tool."""
         insort(self._all, gap)
-        insort(self._by_tool.setdefault(tool, []), gap)
+        insort(self._by_tool.setdefault(tool, array("d")), gap)
 
     def observe_wait(self, wait: float) -> None:
         """Of a request that came back without its KV cache."""
