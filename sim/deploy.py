@@ -10,7 +10,7 @@ from typing import Any
 from ..configs.catalog import find_hardware, find_model
 from ..configs.device import HardwareCard, Link
 from ..configs.engine import EnginePreset, PolicyChoice, find_engine, policy_name
-from ..configs.model import ModelCard, MoE, quantized, with_experts
+from ..configs.model import LatentAttention, ModelCard, MoE, quantized, with_experts
 from ..configs.plan import LinkOverride, Links, Plan, Pool
 from ..costmodels.base import CostModel, ticks
 from ..costmodels.blocks import BlockCost
@@ -110,12 +110,18 @@ class Deployment:
             raise error.at(self.where) from None
 
     def swap_space(self, kv: KVPolicy) -> SwapSpace:
-        """The host memory of one engine for those who lose their blocks, as its KV policy uses it."""
+        """The host memory of one engine for those who lose their blocks, as its KV policy uses it.
+
+        The cache is a tensor of keys and one of values a layer, and each is copied by a call of its own (`swap_blocks`
+        of vLLM's cache engine; latent attention has one tensor a layer).
+        """
         if not (self.host_blocks and kv.swaps):
             return SwapSpace(self.host_blocks)
         block = self.capacity.shape.token_bytes * self.capacity.block_size
-        latency = ticks(swap_seconds(0, self.hardware))
-        each = ticks(swap_seconds(block, self.hardware)) - latency
+        call = ticks(swap_seconds(0, self.hardware))
+        tensors = sum(g.count * (1 if isinstance(g.mixer, LatentAttention) else 2) for g in self.model.groups)
+        latency = -(-tensors // self.pool.pipeline_parallel_size) * call
+        each = ticks(swap_seconds(block, self.hardware)) - call
         keep, overlap = (bool(getattr(kv, name, False)) for name in ("keep", "overlap"))
         return SwapSpace(self.host_blocks, getattr(kv, "group", 1), latency, each, keep, overlap)
 

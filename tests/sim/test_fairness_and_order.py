@@ -207,14 +207,15 @@ def test_each_part_of_fastswitch_makes_context_switches_cheaper():
 
 
 def test_a_copy_takes_latency_by_groups_and_bytes_by_bandwidth():
-    """A block of Llama-3-8B is 2 MB: 40 of them, in 40 calls, 3 (of 16, 16 and 8) or one."""
+    """A block of Llama-3-8B is 2 MB in 32 tensors of keys and 32 of values: 40 blocks in 40 x 64 calls, 3 x 64 (groups
+    of 16, 16 and 8) or 64."""
     (deployment,) = deploy(swapping())
     host, share = deployment.hardware.host, deployment.hardware.achieved.link
     block = 16 * 2 * 32 * 8 * 128 * 2
     for group, calls in ((1, 40), (16, 3), (100, 1)):
         (deployment,) = deploy(swapping(group=group))
         space = deployment.swap_space(deployment.batch_policy().kv)
-        expected = calls * host.latency + 40 * block / (host.bandwidth * share)
+        expected = 64 * calls * host.latency + 40 * block / (host.bandwidth * share)
         assert space.ticks(40) / 2**36 == pytest.approx(expected, rel=1e-6)
 
 

@@ -15,7 +15,7 @@ from servecast.configs.plan import plan_from
 from servecast.sim.report import build_report
 from servecast.sim.run import run
 from servecast.sim.write import write_requests, write_results
-from servecast.traces.columns import Labels
+from servecast.traces.columns import Labels, PrefixBlocks
 from servecast.traces.load import load
 from servecast.traces.streams import Stream
 from servecast.traces.table import RequestTable
@@ -131,6 +131,21 @@ def test_6_priorities_do_not_matter_to_first_come_first_served(plain, tmp_path):
     table = chat(300, 12.0)
     turned = files(replace(table, priority=2 - table.priority), plan_from(CHAT), tmp_path / "out")
     assert turned["report"] == plain["report"] and turned["time series"] == plain["time series"]
+
+
+def test_6_block_ids_leave_every_byte_alone_where_prefix_caching_is_off(tmp_path):
+    """Nor does prefix caching, where there are none. With both, there is much to find."""
+    table = chat(300, 12.0)
+    shared = PrefixBlocks.of(16, "floor", [list(range(n // 16)) for n in table.prompt_tokens.tolist()])
+    llama = {**CHAT, "model": "llama-3.1-8b"}
+    off, on = ({**llama, "defaults": {"enable_prefix_caching": wanted}} for wanted in (False, True))
+
+    def outcome(blocks, plan, name):
+        return files(replace(table, blocks=blocks), plan_from(plan), tmp_path / name)
+
+    without = outcome(None, off, "off")
+    assert without == outcome(shared, off, "ids") == outcome(None, on, "on")
+    assert outcome(shared, on, "both")["requests"] != without["requests"]
 
 
 @pytest.mark.parametrize(
