@@ -308,7 +308,10 @@ class _World:
             beside = BlockTimes(deployment.block_cost)
         queue = deployment.queue_policy()
         if hasattr(queue, "meet"):
-            queue.meet(self._tenants)
+            try:
+                queue.meet(self._tenants)
+            except InputError as error:
+                raise error.at(f"{deployment.where}.queue") from None
         policy = deployment.batch_policy()
         host = deployment.swap_space(policy.kv)
         rank = (deployment.limits, policy, queue, deployment.blocks, cluster.lengths, cluster.finished)

@@ -31,6 +31,7 @@ class _Rows:
         self.gap: list[float] = []
         self.tool: list[str | None] = []
         self.label: list[str] = []
+        self.model: list[str | None] = []
         self.due: list[float] = []
 
 
@@ -115,7 +116,7 @@ def _workflow(rows: _Rows, kind: ProgramClass, draws: _Draws, start: float, nobo
         for _ in range(draws.whole(f"calls {stage.name}", stage.calls)):
             prompt, output = _lengths(kind, stage, draws)
             label = f"{kind.name}/{stage.name}"
-            _add(rows, nobody(), time, prompt, output, before, gap, None, label)
+            _add(rows, nobody(), time, prompt, output, before, gap, None, label, stage.model)
         before = list(range(first, len(rows.arrival)))
 
 
@@ -126,7 +127,7 @@ def _lengths(kind: ProgramClass, stage: Stage, draws: _Draws) -> tuple[int, int]
 
 def _add(
     rows: _Rows, context: int, time: float, prompt: int, output: int, parents: list[int], gap: float,
-    tool: str | None, label: str,
+    tool: str | None, label: str, model: str | None = None,
 ) -> None:  # fmt: skip
     rows.context.append(context)
     rows.arrival.append(time)
@@ -136,16 +137,19 @@ def _add(
     rows.gap.append(gap)
     rows.tool.append(tool)
     rows.label.append(label)
+    rows.model.append(model)
 
 
 def _table(spec: ProgramSpec, rows: _Rows) -> RequestTable:
     prompt, output = np.array(rows.prompt), np.array(rows.output)
     blocks = context_blocks(rows.context, prompt, output, spec.block, rows.head)
     programs = Programs(ParentRows.of(rows.parents), np.array(rows.gap), Labels.of(rows.tool), np.array(rows.due))
+    models = Labels.of(rows.model) if any(rows.model) else None
     order = np.argsort(np.array(rows.arrival), kind="stable")
     return RequestTable(
         np.array(rows.arrival)[order], prompt[order], output[order],
         session=Labels.of([f"program-{number}" for number in rows.program]).take(order),
-        request_class=Labels.of(rows.label).take(order), blocks=blocks.take(order), programs=programs.take(order),
+        request_class=Labels.of(rows.label).take(order), model=models.take(order) if models else None,
+        blocks=blocks.take(order), programs=programs.take(order),
         source=Source(spec.name, "programs", len(order)),
     )  # fmt: skip

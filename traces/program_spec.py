@@ -41,9 +41,10 @@ class Agent:
 
 @dataclass(frozen=True)
 class Stage:
-    """`calls` requests side by side, sent `gap` seconds after the last request of the stage before."""
+    """`calls` requests side by side, sent `gap` seconds after the last request of the stage before, to `model`."""
 
     name: str
+    model: str | None
     calls: Law
     prompt: Law
     output: Law
@@ -130,7 +131,7 @@ def _tool(p: Params) -> Tool:
 def _stage(p: Params) -> Stage:
     calls = law_at(p, "calls") if "calls" in p else Constant(1.0)
     gap = law_at(p, "gap") if "gap" in p else Constant(0.0)
-    stage = Stage(_name(p), calls, law_at(p, "prompt_tokens"), law_at(p, "output_tokens"), gap)
+    stage = Stage(_name(p), p.text("model") or None, calls, law_at(p, "prompt_tokens"), law_at(p, "output_tokens"), gap)
     _not_negative(p, "gap", gap)
     p.done()
     return stage

@@ -30,13 +30,19 @@ TECHNIQUE = {  # plan -> the keys, of the plan or of its pools, that are its tec
     "ic-cache": ("router", "prepend_tokens"),
     "lamina": ("attention_workers", "batch"),
     "expert-offload": ("experts",),
+    "read-me": ("experts",),
     "expert-parallel": ("experts",),
     "expertweave": ("experts",),
     "nexus": ("streams", "batch"),
     "infinite-llm": ("kv_borrowing",),
     "cloudmatrix384": ("experts",),
 }
-STARTS_ONLY_WITH = {"infinite-llm": "at most", "expert-offload": "leaves no room", "cloudmatrix384": "a divisor of 256"}
+STARTS_ONLY_WITH = {
+    "infinite-llm": "at most",
+    "expert-offload": "leaves no room",
+    "read-me": "leaves no room",
+    "cloudmatrix384": "a divisor of 256",
+}
 
 
 def without(data: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
