@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import product
 from math import inf, prod
 
 from ..errors import InputError
+from .candidates import Candidate
 from .problem import Counts
 from .search import Search, Tried
 
@@ -17,23 +17,29 @@ def fleets(search: Search) -> list[Counts]:
     """All of them, cheapest first, then by name. Raises `InputError` where there are too many."""
     market = search.market
     candidates = [known.candidate for known in market.known.values()]
-    number = prod(c.most + 1 for c in candidates)
+    stock = [_within(candidates, gpu, stock.count) for gpu, stock in market.inventory.gpus.items()]
+    number = prod(len(choices) for choices in stock)
     if number > LARGEST:
-        found = f"{number:,} fleets of {len(candidates)} kinds of replicas"
-        raise InputError("--exhaustive", found, f"at most {LARGEST:,}: fewer GPUs, sizes or settings in the inventory")
-    stock = {gpu: stock.count for gpu, stock in market.inventory.gpus.items()}
+        many = f"{number:,} fleets of {len(candidates)} kinds of replicas"
+        raise InputError("--exhaustive", many, f"at most {LARGEST:,}: fewer GPUs, sizes or settings in the inventory")
+    budget = market.inventory.budget_per_hour or inf
+    usd = {candidate.name: candidate.usd_per_hour for candidate in candidates}
+    found: list[Counts] = [{name: n for part in parts for name, n in part.items()} for parts in product(*stock)]
+    priced = [(sum(usd[name] * n for name, n in counts.items()), counts) for counts in found]
+    possible = [(price, counts) for price, counts in priced if price <= budget and search.complete(counts)]
+    return [counts for _, counts in sorted(possible, key=lambda pair: (pair[0], sorted(pair[1].items())))]
 
-    def possible() -> Iterator[tuple[float, Counts]]:
-        for numbers in product(*(range(c.most + 1) for c in candidates)):
-            members = [(c, n) for c, n in zip(candidates, numbers, strict=True) if n]
-            used = {gpu: sum(c.gpus * n for c, n in members if c.gpu == gpu) for gpu in stock}
-            usd = sum(c.usd_per_hour * n for c, n in members)
-            counts = {c.name: n for c, n in members}
-            affordable = usd <= (market.inventory.budget_per_hour or inf)
-            if affordable and search.complete(counts) and all(used[gpu] <= stock[gpu] for gpu in stock):
-                yield usd, counts
 
-    return [counts for _, counts in sorted(possible(), key=lambda pair: (pair[0], sorted(pair[1].items())))]
+def _within(candidates: list[Candidate], gpu: str, count: int) -> list[Counts]:
+    """All numbers of the replicas on a GPU for which there are enough of them; none above what is refused anyway."""
+    some = [(Counts(), count)]
+    for candidate in (c for c in candidates if c.gpu == gpu):
+        some = [
+            ({**counts, **({candidate.name: n} if n else {})}, left - n * candidate.gpus)
+            for counts, left in some[: LARGEST + 1]
+            for n in range(left // candidate.gpus + 1)
+        ]
+    return [counts for counts, _ in some]
 
 
 def cheapest(search: Search) -> Tried | None:

@@ -22,12 +22,13 @@ def _best(found: Found) -> list[str]:
     best = found.best
     assert best is not None
     margins = [f"{o['objective']} ({o['value']:.4g})" for o in best.verdict.objectives if o["value"] is not None]
-    lines = [f"{best.name} is the cheapest fleet that met the SLO in the replay: {', '.join(margins)}"]
+    most, more = ("most frugal", "more frugal") if found.problem.goal == "energy" else ("cheapest", "cheaper")
+    lines = [f"{best.name} is the {most} fleet that met the SLO in the replay: {', '.join(margins)}"]
     certain = "in the relaxed capacity model, which the bound certifies, not the cluster itself"
     if found.gap:
-        lines.append(f"no fleet is cheaper by more than {found.gap:.1%} {certain}; {found.stopped}")
+        lines.append(f"no fleet is {more} by more than {found.gap:.1%} {certain}; {found.stopped}")
     else:
-        lines.append(f"no cheaper fleet is left {certain}")
+        lines.append(f"no {more} fleet is left {certain}")
     return lines
 
 
@@ -71,8 +72,10 @@ def _binding(problem: Problem, search: Search) -> list[str]:
         elif name == "carried":
             lines.append(f"1 % more load would cost {dual / 100:.4g} {unit}")
         elif kind == "load":
-            window = problem.scenarios[int(rest.split("_")[0])].name
-            lines.append(f"the requests of {window} bind: 1,000 more of them would cost {dual * 1000:.4g} {unit}")
+            w, _, phase = rest.split("_")
+            what = {"mixed": "requests", "prefill": "prompts", "decode": "answers"}[phase]
+            window = problem.scenarios[int(w)].name
+            lines.append(f"the {what} of {window} bind: 1,000 more of them would cost {dual * 1000:.4g} {unit}")
     return [f"in the relaxation, {line}" for line in lines]
 
 
@@ -101,6 +104,8 @@ def _room(problem: Problem, market: Market, search: Search) -> str:
     if not isinstance(best, Fleet):
         return "the program has no solution even for none of the load"
     names = ", ".join(f"{n} x {name} ({n * market.known[name].share:.0%})" for name, n in best.counts.items())
+    if not best.counts:
+        return "no replica that can be rented serves any of the load"
     if best.served < 1:
         return f"all of the inventory carries {best.served:.0%} of the load at best: {names}"
     return f"the inventory might carry the load ({names}), but no fleet that was replayed met the SLO"

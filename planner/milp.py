@@ -6,11 +6,13 @@ from the solvers themselves. Only this file knows PuLP, in the part of its inter
 
 from __future__ import annotations
 
+import ctypes
+import os
 import re
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from math import inf
@@ -176,22 +178,39 @@ def _scipy(problem: Any, time_limit: float, relaxed: bool) -> dict[str, Any]:
     matrix = coo_array((factors, (rows, columns)), shape=(len(constraints), len(variables))).tocsr()
     low = [-inf if c.getLb() is None else c.getLb() for c in constraints]
     high = [inf if c.getUb() is None else c.getUb() for c in constraints]
-    result = milp(
-        cost,
-        constraints=LinearConstraint(matrix, low, high) if constraints else (),
-        integrality=[int(v.cat == pulp.LpInteger and not relaxed) for v in variables],
-        bounds=Bounds(
-            [-inf if v.lowBound is None else v.lowBound for v in variables],
-            [inf if v.upBound is None else v.upBound for v in variables],
-        ),
-        options={"mip_rel_gap": _RELATIVE_GAP, **({} if time_limit == inf else {"time_limit": time_limit})},
-    )
+    with _quiet():
+        result = milp(
+            cost,
+            constraints=LinearConstraint(matrix, low, high) if constraints else (),
+            integrality=[int(v.cat == pulp.LpInteger and not relaxed) for v in variables],
+            bounds=Bounds(
+                [-inf if v.lowBound is None else v.lowBound for v in variables],
+                [inf if v.upBound is None else v.upBound for v in variables],
+            ),
+            options={"mip_rel_gap": _RELATIVE_GAP, **({} if time_limit == inf else {"time_limit": time_limit})},
+        )
     if result.status in (2, 3):
         return {"status": "infeasible" if result.status == 2 else "unbounded"}
     if result.x is not None:
         problem.assignVarsVals({v.name: x for v, x in zip(variables, result.x.tolist(), strict=True)})
     bound = getattr(result, "mip_dual_bound", None)
     return _found(problem, result.status == 0, result.x is not None, None if bound is None else sign * bound, relaxed)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Standard output is for data; HiGHS inside SciPy 1.17 now and then writes a line for its developers there."""
+    flush = ctypes.CDLL(None).fflush
+    flush(None)
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        flush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _found(problem: Any, done: bool, solved: bool, bound: float | None, relaxed: bool) -> dict[str, Any]:

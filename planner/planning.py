@@ -18,7 +18,7 @@ from ..traces.transform import scale_rate
 from . import baselines
 from .cache import Cache
 from .candidates import Candidate, Rejected, find_candidates
-from .exhaustive import cheapest
+from .exhaustive import cheapest, fleets
 from .explain import explain
 from .goodput import goodput_fleets
 from .inventory import Inventory
@@ -103,6 +103,8 @@ def _plan_fleet(
         market_for(table, options.goal), solver=options.solver, replays=options.replays, gap=options.gap,
         diverse=options.diverse,
     )  # fmt: skip
+    if options.exhaustive:
+        fleets(search)  # too many are refused at once
     found = search.run()
     report = _report(found, search, rejected, options)
     front: list[Tried] = []

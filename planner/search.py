@@ -76,7 +76,7 @@ class Search:
         self._gap, self._diverse = gap, diverse
         self._tried: dict[tuple[tuple[str, int], ...], Tried] = {}
         self._cuts: list[Counts] = []
-        self._near: list[Counts] = []  # fleets that missed by so little that a smaller one may not
+        self._settled: list[Counts] = []  # fleets that nothing more is asked of, though smaller ones may be
         self._best: Tried | None = None
         self._misses = 0  # of promising fleets, since one met the SLO
 
@@ -100,7 +100,7 @@ class Search:
         return self.market.problem(self._cuts)
 
     def _solve(self, aim: Aim = "price", avoid: Sequence[Counts] = (), **limits: Any) -> Fleet | Outcome:
-        avoid = [*self._near, *(counts for counts in avoid if counts not in self._near)]
+        avoid = [*self._settled, *(counts for counts in avoid if counts not in self._settled)]
         problem = undominated(self.problem(), avoid)
         if self._best:
             problem = below(problem, self._best.price * (1 - _STEP))
@@ -183,7 +183,7 @@ class Search:
         promised = _HOPELESS * min(1.0, self.route(self._best.counts)[0])
         for _ in range(self._diverse):
             if not self._left:
-                return f"{self._replays} replays are used up"
+                return f"the limit of {self._replays} replays is reached"
             proposal = self._solve("promise", most=most, avoid=avoid)
             if not isinstance(proposal, Fleet) or proposal.promise < promised:
                 if most >= high * (1 - _STEP):
@@ -247,9 +247,12 @@ class Search:
         affordable = usd <= (self.market.inventory.budget_per_hour or inf)
         if verdict.met and affordable and (self._best is None or tried.price < self._best.price):
             self._best = tried
-        if not verdict.met and verdict.beyond < _NEAR:
-            self._near.append(counts)
-        elif not verdict.met and not any(_within(counts, cut) for cut in self._cuts):
+        if verdict.met:
+            if tried.price != usd:  # with power, known only now: the program may still think it cheaper
+                self._settled.append(counts)
+        elif verdict.beyond < _NEAR:
+            self._settled.append(counts)
+        elif not any(_within(counts, cut) for cut in self._cuts):
             self._cuts = [cut for cut in self._cuts if not _within(cut, counts)] + [counts]
         return tried
 

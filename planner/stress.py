@@ -47,7 +47,7 @@ def curve(plan: Plan, table: RequestTable, targets: Targets, judge: Judge, facto
     strained = []
     for factor in factors:
         faster = scale_rate(table, factor) if factor != 1 else table
-        load = judge.replay(plan, faster, targets)
-        service = judge.replay(plan, faster, targets.scaled(1 / factor)) if factor != 1 else load
+        load = judge.sample(plan, faster, targets)
+        service = judge.sample(plan, faster, targets.scaled(1 / factor)) if factor != 1 else load
         strained.append(Strained(factor, load, service))
     return strained

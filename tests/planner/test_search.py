@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from servecast.errors import InputError
 from servecast.planner.baselines import closed_form
 from servecast.planner.cache import Cache
+from servecast.planner.candidates import find_candidates, fleet_plan
 from servecast.planner.exhaustive import cheapest, fleets
 from servecast.planner.inventory import Inventory, Stock
 from servecast.planner.judge import Judge
 from servecast.planner.search import Found, Search
+from servecast.planner.targets import Targets
+from servecast.sim.report import build_report
+from servecast.sim.run import run
 from servecast.traces.streams import Stream
 from servecast.traces.table import RequestTable
 
@@ -121,3 +127,36 @@ def test_a_second_search_takes_up_what_the_first_one_left(tmp_path: object) -> N
         plans.append((found.best and found.best.values, judge.simulations))
     assert plans[0][0] == plans[1][0]
     assert plans[0][1] and not plans[1][1]
+
+
+def test_a_replay_that_ends_early_says_what_the_whole_one_says() -> None:
+    """Whether the SLO holds never depends on where a replay was stopped; one that misses by far is much shorter."""
+    inventory, table, asked = random_case(2)
+    candidates, _ = find_candidates(inventory, table)
+    judge, targets = Judge(Cache(None)), Targets.of(asked, len(table))
+    seen = []
+    for replicas in (1, 2, 4):
+        plan = fleet_plan(inventory, {candidates[0].pool: replicas})
+        verdict = judge.replay(plan, table, targets)
+        whole = build_report(run(table, plan), asked)["slo"]["objectives"]
+        assert verdict.met == all(objective["met"] for objective in whole)
+        assert verdict.stopped == (not verdict.met) and bool(verdict.intervals) == verdict.met
+        seen.append((verdict.met, verdict.requests / len(table)))
+    assert [met for met, _ in seen] == sorted(met for met, _ in seen) and not seen[0][0] and seen[-1][0]
+    assert seen[0][1] < 0.2 and seen[-1][1] > 1
+
+
+def test_power_in_the_price_ends_the_search() -> None:
+    """What a fleet draws is known after its replay only; the program may go on thinking less of it."""
+    inventory, table, asked = random_case(6)
+    found = Search(market(replace(inventory, electricity_per_kwh=0.2), table, asked), solver="highs").run()
+    assert found.best
+    assert found.best.price == pytest.approx(found.best.usd_per_hour + 0.2 / 1e3 * found.best.watts)
+    assert found.bound <= found.best.price
+
+
+def test_too_many_fleets_are_refused_before_any_is_replayed() -> None:
+    inventory, table, asked = random_case(6)
+    more = {gpu: replace(stock, count=100) for gpu, stock in inventory.gpus.items()}
+    with pytest.raises(InputError, match=r"fleets of \d kinds of replicas; expected at most 5,000"):
+        fleets(Search(market(replace(inventory, gpus=more), table, asked), solver="highs"))
