@@ -14,7 +14,7 @@ import sys
 # interpreted for that reason: the real engine has its own.
 INNER_LOOP = [
     "costmodels/mixed", "costmodels/skipping", "costmodels/stage", "sim/asynchronous", "sim/capped", "sim/cohort",
-    "sim/core", "sim/domain", "sim/leap", "sim/lockstep", "sim/pipeline", "sim/rank", "sim/timeshare",
+    "sim/core", "sim/domain", "sim/leap", "sim/lockstep", "sim/pipeline", "sim/rank", "sim/streams", "sim/timeshare",
 ]  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
 
 from simpy.events import Event
 
@@ -13,15 +12,16 @@ from .events import Moment
 from .rank import Batch
 
 
-class Flight(NamedTuple):
-    """A batch under way; ticks."""
+class Flight:
+    """A batch under way; ticks.
 
-    batch: Batch
-    start: int
-    end: int
-    host: int
-    pure: int  # of its decodes with nothing beside them and no stage to wait for
-    own: list[int]  # of its prompt parts, each alone, likewise
+    pure : of its decodes with nothing beside them and no stage to wait for. own : of its prompt parts, each alone,
+    likewise.
+    """
+
+    def __init__(self, batch: Batch, start: int, end: int, host: int, pure: int, own: list[int]) -> None:
+        self.batch, self.start, self.end = batch, start, end
+        self.host, self.pure, self.own = host, pure, own
 
 
 class PipelineDomain(Domain):

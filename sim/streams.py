@@ -13,24 +13,24 @@ from simpy.events import Event
 from ..costmodels.shared import Composition, SharedTimes
 from .core import Step
 from .events import Moment
-from .pipeline import PipelineDomain
+from .pipeline import Flight, PipelineDomain
 from .policies.nexus import DECODES, PROMPTS
 from .rank import Batch
 
 _WHOLE = 1 << 30  # of a batch's work
 
 
-class StreamFlight:
+class StreamFlight(Flight):
     """A batch under way. left : of `_WHOLE`, as of `since`. ticks : what the whole would take at its present speed."""
 
     def __init__(
         self, batch: Batch, composition: Composition, start: int, host: int, pure: int, own: list[int]
     ) -> None:
-        self.batch, self.composition, self.host, self.pure, self.own = batch, composition, host, pure, own
-        self.start = self.since = start
+        super().__init__(batch, start, 0, host, pure, own)
+        self.composition = composition
+        self.since = start
         self.left = _WHOLE
         self.ticks = 0
-        self.end = 0
         self.alarm: Moment | None = None
 
 
@@ -39,8 +39,8 @@ class StreamsDomain(PipelineDomain):
 
     times: SharedTimes
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def _set_up(self) -> None:
+        super()._set_up()
         self._stage_free = [0, 0]  # as many batches in flight as streams
         self._under_way: dict[int, StreamFlight] = {}
         self._seen = 0
@@ -64,8 +64,8 @@ class StreamsDomain(PipelineDomain):
         for stream, flight in list(self._under_way.items()):
             if flight.end <= now:
                 del self._under_way[stream]
-                self.flights.remove(flight)  # type: ignore[arg-type]
-                self._land(flight)  # type: ignore[arg-type]
+                self.flights.remove(flight)
+                self._land(flight)
 
     def _fill(self, now: int) -> None:
         """Begin what can begin, then find out how fast everything runs."""
@@ -88,7 +88,7 @@ class StreamsDomain(PipelineDomain):
         host = self.cost.host(batch.decodes + len(batch.chunks))
         flight = StreamFlight(batch, composition, now, host, pure, own)
         self._under_way[stream] = flight
-        self.flights.append(flight)  # type: ignore[arg-type]
+        self.flights.append(flight)
 
     def _pace(self, now: int) -> None:
         """Book what was done at the old speeds and go on at the new ones."""
