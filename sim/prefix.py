@@ -144,6 +144,7 @@ class PrefixPool(BlockPool):
         if holding is None:
             return 0, 0
         lost = self._lost(taken, promised) if taken else {}
+        span = holding.span
         found = idle = 0
         for i, key in enumerate(holding.keys):
             run = self._index.get(key)
@@ -153,7 +154,7 @@ class PrefixPool(BlockPool):
             if promised:
                 blocks = max(blocks, promised.get(key, 0))
             found += blocks
-            if blocks < holding.size(i):
+            if blocks < span and blocks < holding.size(i):
                 break
         else:
             if holding.own:
@@ -172,7 +173,7 @@ class PrefixPool(BlockPool):
             if run is None or not run.cached:
                 break
             found.append(run)
-            if run.cached < holding.size(i):
+            if run.cached < holding.span and run.cached < holding.size(i):
                 break
         return found
 
@@ -192,9 +193,9 @@ class PrefixPool(BlockPool):
         """Note what `cover` is going to cache for a request that is admitted with its first `tokens` tokens."""
         holding = self._holding(request)
         if holding is not None:
-            blocks = tokens // self._block_size
+            blocks, span = min(holding.total, tokens // self._block_size), holding.span
             for i, key in enumerate(holding.keys):
-                here = min(holding.size(i), blocks - i * holding.span)
+                here = min(span, blocks - i * span)
                 if here <= 0:
                     break
                 promised[key] = max(here, promised.get(key, 0))
@@ -208,7 +209,7 @@ class PrefixPool(BlockPool):
             self.take(request.blocks)
             return
         limit = (request.target - 1) // self._block_size
-        found = 0
+        found, span = 0, holding.span
         for i, key in enumerate(holding.keys):
             run = self._index.get(key)
             if run is None:
@@ -217,7 +218,7 @@ class PrefixPool(BlockPool):
             holding.held.append(run)
             holding.last = i
             found += run.cached
-            if run.cached < holding.size(i):
+            if run.cached < span and run.cached < holding.size(i):
                 break
         holding.covered = found
         holding.shared = min(found, limit)
@@ -241,10 +242,10 @@ class PrefixPool(BlockPool):
         holding: Holding | None = request.holding
         if holding is None:
             return
-        reached = min(holding.total, tokens // self._block_size)
+        reached, span = min(holding.total, tokens // self._block_size), holding.span
         while holding.covered < reached:
-            i, done = divmod(holding.covered, holding.span)
-            here = min(holding.size(i), reached - i * holding.span)
+            i, done = divmod(holding.covered, span)
+            here = min(span, reached - i * span)
             key = holding.keys[i]
             run = self._index.get(key)
             if run is None:
@@ -256,7 +257,7 @@ class PrefixPool(BlockPool):
             if holding.last == i and run.cached < here:
                 holding.shared += here - run.cached
                 run.cached = here
-            holding.covered = i * holding.span + here
+            holding.covered = i * span + here
 
     def release(self, request: Request, preempted: bool = False) -> None:
         """Let go of everything, last blocks first; who was preempted may find its private blocks again."""
