@@ -425,6 +425,9 @@ class ReplicaView(Protocol):
     def cached_tokens(self, request: Request) -> int:
         """Tokens of a prompt in its prefix cache."""
 
+    def loadable(self, request: Request) -> tuple[int, float]:
+        """Tokens of a prompt beyond its prefix cache that it would load, and the predicted seconds for that."""
+
     def has_adapter(self, request: Request) -> bool:
         """Whether a request's LoRA adapter is on one of its devices."""
 

@@ -10,8 +10,10 @@ from ..configs.tiers import Tier
 from ..costmodels.shapes import model_kv_shape
 from .cluster import Cluster
 from .deploy import Deployment
-from .links import Link, Network
+from .links import Link
+from .peers import Peers
 from .replica import Replica
+from .sites import Sites
 from .tiers import Level, Loader, LoadPolicy
 from .tierstore import TierStore
 
@@ -19,11 +21,12 @@ _GIB = 1 << 30
 
 
 def make_loader(
-    plan: Plan, cluster: Cluster, network: Network, policy: LoadPolicy, replicas: Sequence[Replica],
+    plan: Plan, cluster: Cluster, sites: Sites, policy: LoadPolicy, replicas: Sequence[Replica],
     deployments: Mapping[str, Deployment],
 ) -> Loader:  # fmt: skip
     """The loader of a run, with the levels of every engine."""
     assert plan.tiers is not None
+    network = sites.network
     shared: dict[str, tuple[TierStore, tuple[Link, Link]]] = {}
     levels: dict[Any, list[Level]] = {}
     sizes: dict[Any, float] = {}
@@ -39,19 +42,47 @@ def make_loader(
                 if replica.role == "decode" and not tier.shared:
                     continue  # who decodes is sent its KV caches; what it writes is for others
                 name = tier.name if tier.shared else f"{replica.pool}/{replica.number}/{rank} {tier.name}"
-                known = shared.get(name) or _built(tier, name, network, d, sizes[engine], below)
-                shared[name] = known
-                below = known[0] if tier.write == "back" else None
                 block = sizes[engine] * d.limits.block_size / tier.compression
-                levels[engine].insert(0, Level(tier, *known, block))
-    return Loader(cluster, network, plan.tiers, policy, levels, sizes, layers)
+                known = shared.get(name)
+                if known is None:
+                    rate = _adapters(sites, replicas) if tier.distributed else _rate(tier, d)
+                    capacity = tier.capacity * (len(replicas) if tier.distributed else 1)
+                    links = network.link(f"{name} up", rate), network.link(f"{name} down", rate)
+                    known = shared[name] = TierStore(int(capacity * _GIB / block), below), links
+                store, (up, down) = known
+                below = store if tier.write == "back" else None
+                paths: tuple[Sequence[Link], Sequence[Link]] = (up,), (down,)
+                share = None
+                if tier.distributed:
+                    out, into = sites.adapters(engine)
+                    paths, share = ((up, into), (out, down)), (replica.id, len(replicas))
+                levels[engine].insert(0, Level(tier, store, paths, block, share))
+    peers = Peers(sites, _peers(replicas, deployments)) if plan.tiers.peers else None
+    return Loader(cluster, network, plan.tiers, policy, levels, sizes, layers, peers)
 
 
-def _built(
-    tier: Tier, name: str, network: Network, d: Deployment, token_bytes: float, below: TierStore | None
-) -> tuple[TierStore, tuple[Link, Link]]:
-    block = token_bytes * d.limits.block_size / tier.compression
+def _rate(tier: Tier, d: Deployment) -> float:
     host = d.hardware.host.bandwidth * d.hardware.achieved.link * d.pool.tensor_parallel_size
-    rate = host if tier.bandwidth is None else tier.bandwidth
-    links = network.link(f"{name} up", rate), network.link(f"{name} down", rate)
-    return TierStore(int(tier.capacity * _GIB / block), below), links
+    return host if tier.bandwidth is None else tier.bandwidth
+
+
+def _adapters(sites: Sites, replicas: Sequence[Replica]) -> float:
+    """What the network adapters of all replicas carry in one direction, bytes/s."""
+    links = dict.fromkeys(sites.adapters(engine)[0] for replica in replicas for engine in replica.domains)
+    return float(sum(link.nominal for link in links))
+
+
+def _peers(
+    replicas: Sequence[Replica], deployments: Mapping[str, Deployment]
+) -> dict[Any, list[tuple[Any, Replica]]]:  # fmt: skip
+    """By engine that prefills, those with the same KV caches that it can reach, itself among them."""
+    groups: dict[Any, list[tuple[Any, Replica]]] = {}
+    found = {}
+    for replica in replicas:
+        d = deployments[replica.pool]
+        if replica.role != "decode":
+            key = (d.model.name, d.pool.kv_cache_dtype, d.pool.techniques, d.limits.block_size, d.pool.fabric)
+            for engine in replica.domains:
+                found[engine] = groups.setdefault(key, [])
+                found[engine].append((engine, replica))
+    return found

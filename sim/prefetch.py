@@ -39,12 +39,12 @@ class Fetch:
 class Prefetcher:
     """Looks at the first `ahead` requests of each queue, in order of arrival, when that changes.
 
-    It is the `engine` of requests that wait for their fetch. size : (engine, tokens, level) -> bytes.
+    It is the `engine` of requests that wait for their fetch. size : (engine, tokens, compression) -> bytes.
     """
 
     def __init__(
         self, cluster: Cluster, network: Network, ahead: int, levels: Mapping[Any, Sequence[Level]],
-        size: Callable[[Any, int, Level], int],
+        size: Callable[[Any, int, float], int],
     ) -> None:  # fmt: skip
         self.cluster, self.network, self.ahead = cluster, network, ahead
         self._levels, self._size = levels, size
@@ -83,14 +83,14 @@ class Prefetcher:
             return
         new = sum(max(0, blocks - top.store.blocks(key)) for key, blocks in parts)
         tokens = new * engine.rank.limits.block_size
-        size = self._size(engine, tokens, level)
+        size = self._size(engine, tokens, level.spec.compression)
         self.fetches += 1
         self.fetched_tokens += tokens
         self.bytes_due += size
         level.store.touch([key for key, _ in parts])
         fetch = self._fetching[request] = Fetch(engine, parts)
         arrived = partial(self._arrived, request, top)
-        fetch.flow = self.network.send((level.up,), size, level.latency(size), arrived)
+        fetch.flow = self.network.send(level.up, size, level.latency(size), arrived)
 
     def _arrived(self, request: Request, top: Level) -> None:
         fetch = self._fetching[request]

@@ -159,6 +159,12 @@ class Replica:
         found = max((d.cached_now(request) for d in self.domains if d.rank.caching), default=0)
         return found * self.domains[0].rank.limits.block_size
 
+    def loadable(self, request: Request) -> tuple[int, float]:
+        """Tokens of a prompt beyond its prefix cache that it would load, and the predicted seconds for that."""
+        engine = self.pick()
+        pins = engine.rank.pins
+        return pins.loader.loadable(engine, request) if pins and pins.loader else (0, 0.0)
+
     def has_adapter(self, request: Request) -> bool:
         """Whether a request's LoRA adapter is on one of its devices."""
         pools = [d.rank.pool for d in self.domains]

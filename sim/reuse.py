@@ -161,5 +161,9 @@ class Reuse:
         del self._away[request]
         self.cluster.gone(request, self.cluster.env.now)
 
+    def loadable(self, engine: Any, request: Request) -> tuple[int, float]:
+        """Chunks are looked up when a request would be admitted, not before."""
+        return 0, 0.0
+
     def seconds_of(self, engine: Any) -> None:
         """Chunks are no contexts: nothing is loaded back between turns."""

@@ -36,7 +36,7 @@ def service_figures(run: Run, requests: Finished) -> dict[str, Any]:
     if services.loader:
         block["tiers"] = {
             "loads": services.loader.loads, "loaded_tokens": services.loader.loaded_tokens,
-            "writes": services.loader.writes, "bytes": services.loader.bytes_due,
+            "copies": services.loader.copies, "writes": services.loader.writes, "bytes": services.loader.bytes_due,
         }  # fmt: skip
         ahead = services.loader.prefetcher
         if ahead:

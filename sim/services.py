@@ -126,7 +126,7 @@ class Services:
     def _loader(self) -> Loader:
         policy = make_load(self._plan)
         assert policy is not None
-        loader = make_loader(self._plan, self._cluster, self.network, policy, self.replicas, self._deployments)
+        loader = make_loader(self._plan, self._cluster, self.sites, policy, self.replicas, self._deployments)
         for pins in [engine.rank.pins for replica in self.replicas for engine in replica.domains]:
             assert pins is not None
             pins.loader = loader

@@ -74,6 +74,10 @@ class Sites:
             return (a.inside[0], b.inside[1]), max(a.latency_inside, b.latency_inside)
         return (a.outside[0], b.outside[1]), max(a.latency_outside, b.latency_outside)
 
+    def adapters(self, engine: Any) -> tuple[Link, Link]:
+        """The network adapters of an engine, out and in."""
+        return self._sites[engine].outside
+
     def links(self, engine: Any) -> tuple[Link, ...]:
         """All links of an engine."""
         site = self._sites[engine]

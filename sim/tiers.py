@@ -18,10 +18,13 @@ from .claim import Claim
 from .cluster import Cluster
 from .core import Request, Step
 from .links import Flow, Link, Network
+from .peers import Peers
 from .pins import Pin, Pins
 from .prefetch import Prefetcher
 from .records import End
 from .tierstore import TierStore
+
+Path = Sequence[Link]
 
 
 class Found(NamedTuple):
@@ -49,18 +52,50 @@ class LoadPolicy(Protocol):
 
 
 class Level:
-    """One tier of one engine: its store, which others may share, and its links. block : bytes of a KV block there."""
+    """One tier of one engine: its store, which others may share, and its links.
 
-    def __init__(self, spec: Tier, store: TierStore, links: tuple[Link, Link], block: float) -> None:
+    paths : the links to the device, and from it. block : bytes of a KV block there. share : the engine's replica holds
+    the keys k with k % share[1] == share[0].
+    """
+
+    def __init__(
+        self, spec: Tier, store: TierStore, paths: tuple[Path, Path], block: float,
+        share: tuple[int, int] | None = None,
+    ) -> None:  # fmt: skip
         self.spec = spec
         self.store = store
-        self.up, self.down = links  # to the device, and from it
+        self.up, self.down = paths
+        self.share = share
         self._latency = ticks(spec.latency)
         self._call = spec.group * block if spec.group else inf
 
     def latency(self, size: float) -> int:
         """Ticks of the calls that move so many bytes."""
         return self._latency * max(1, ceil(size / self._call))
+
+
+class Source(NamedTuple):
+    """Where more of a prefix is than on the device, `blocks` in all: a tier, or another engine `delay` ticks away."""
+
+    blocks: int
+    path: Path
+    level: Level | None = None
+    engine: Any = None
+    delay: int = 0
+
+    @property
+    def compression(self) -> float:
+        """How many times smaller a KV cache is there and on the way."""
+        return self.level.spec.compression if self.level else 1.0
+
+    def latency(self, size: float) -> int:
+        """Ticks that so many bytes take besides their time on the links."""
+        return self.level.latency(size) if self.level else self.delay
+
+    def seconds(self, size: float) -> float:
+        """To load so many bytes, were each link shared with those that use it now."""
+        slowest = max((size * (len(link.flows) + 1) / link.capacity for link in self.path), default=0.0)
+        return slowest + seconds(self.latency(size))
 
 
 class Write:
@@ -75,12 +110,15 @@ class Write:
 
 
 class Load:
-    """A request whose KV cache is on its way to `engine`."""
+    """A request whose KV cache is on its way to an engine. cached, tokens : of it there before and after."""
 
-    __slots__ = ("claim", "flow", "over", "pins", "request", "since", "tokens")
+    __slots__ = ("cached", "claim", "flow", "over", "pins", "request", "since", "source", "tokens")
 
-    def __init__(self, pins: Pins, request: Request, claim: Claim, tokens: int) -> None:
-        self.pins, self.request, self.claim, self.tokens = pins, request, claim, tokens
+    def __init__(
+        self, pins: Pins, request: Request, claim: Claim, source: Source, cached: int, tokens: int
+    ) -> None:  # fmt: skip
+        self.pins, self.request, self.claim, self.source = pins, request, claim, source
+        self.cached, self.tokens = cached, tokens
         self.since = pins.rank.now
         self.flow: Flow | None = None
         self.over = False
@@ -95,11 +133,12 @@ class Loader:
     def __init__(
         self, cluster: Cluster, network: Network, spec: Tiers, policy: LoadPolicy,
         levels: Mapping[Any, Sequence[Level]], token_bytes: dict[Any, float], layers: dict[Any, int],
+        peers: Peers | None = None,
     ) -> None:  # fmt: skip
         self.cluster, self.network, self.spec, self.policy = cluster, network, spec, policy
-        self._levels, self._token_bytes, self._layers = levels, token_bytes, layers
+        self._levels, self._token_bytes, self._layers, self._peers = levels, token_bytes, layers, peers
         self._looked: dict[int, tuple[Any, int]] = {}  # live requests -> engine and its epoch where they were looked up
-        self.loads = self.writes = self.loaded_tokens = 0
+        self.loads = self.writes = self.copies = self.loaded_tokens = 0  # copies : loads from other replicas
         self.bytes_due = 0
         self._loading: dict[Request, Load] = {}
         self.prefetcher = Prefetcher(cluster, network, spec.prefetch, levels, self._bytes) if spec.prefetch else None
@@ -108,16 +147,22 @@ class Loader:
             if any(level.spec.write == "back" for level in levels[engine]):
                 engine.rank.pool.evicted = []
         cluster.on_end.append(self._ended)
+        if peers:
+            cluster.on_submit.append(peers.note)
 
-    def seconds_of(self, engine: Any) -> Callable[[int], float]:
-        """Predicted time to load so many tokens from an engine's fastest tier."""
-        level = self._levels[engine][0]
-        return lambda tokens: _seconds(level, self._bytes(engine, tokens, level))
+    def seconds_of(self, engine: Any) -> Callable[[int], float] | None:
+        """Predicted time to load so many tokens from an engine's fastest tier, None where it has none."""
+        if not self._levels[engine]:
+            return None
+        source = Source(0, self._levels[engine][0].up, self._levels[engine][0])
+        return lambda tokens: source.seconds(self._bytes(engine, tokens, source.compression))
 
     # -- writing -------------------------------------------------------------------------------------------------
 
     def _ended(self, request: Request, end: End, now: int) -> None:
         self._looked.pop(request.index, None)
+        if self._peers:
+            self._peers.forget(request)
         if end == End.FINISHED and request.engine in self._levels:
             self.computed(request.engine, request, now)
 
@@ -127,7 +172,7 @@ class Loader:
         for level in self._levels[engine]:
             if level.spec.write == "through":
                 new = sum(max(0, blocks - level.store.blocks(key)) for key, blocks in chain)
-                size = self._bytes(engine, new * engine.rank.limits.block_size, level)
+                size = self._bytes(engine, new * engine.rank.limits.block_size, level.spec.compression)
                 self.cluster.post(now + 1, self._write, Write(engine, level, chain), size)
 
     def _write(self, write: Write, size: int) -> None:
@@ -137,14 +182,14 @@ class Loader:
         self.bytes_due += size
         self._writing[write] = None
         level = write.level
-        write.flow = self.network.send((level.down,), size, level.latency(size), partial(self._written, write))
+        write.flow = self.network.send(level.down, size, level.latency(size), partial(self._written, write))
 
     def _written(self, write: Write) -> None:
         del self._writing[write]
         write.level.store.put(write.chain)
 
-    def _bytes(self, engine: Any, tokens: int, level: Level) -> int:
-        return round(self._token_bytes[engine] * tokens / level.spec.compression)
+    def _bytes(self, engine: Any, tokens: int, compression: float) -> int:
+        return round(self._token_bytes[engine] * tokens / compression)
 
     def _take_evicted(self, engine: Any) -> None:
         """What the device has evicted since it was last asked goes to the first tier that is written back."""
@@ -152,8 +197,9 @@ class Loader:
         level = next((level for level in self._levels[engine] if level.spec.write == "back"), None)
         if level is not None and pool.evicted:
             evicted, pool.evicted = pool.evicted, []
-            size = self._bytes(engine, sum(n for _, n in evicted) * engine.rank.limits.block_size, level)
-            self.network.book((level.down,), size)
+            tokens = sum(n for _, n in evicted) * engine.rank.limits.block_size
+            size = self._bytes(engine, tokens, level.spec.compression)
+            self.network.book(level.down, size)
             self.bytes_due += size
             for run in evicted:
                 level.store.put([run])
@@ -178,40 +224,55 @@ class Loader:
     def _begin(self, pins: Pins, request: Request) -> bool:
         engine, rank = pins.engine, pins.rank
         self._take_evicted(engine)
-        size = rank.limits.block_size
         cached = rank.lookup(request, {})[0]
-        level, blocks = self._find(engine, request, cached)
-        blocks = min(blocks, (request.target - 1) // size)
-        if level is None or blocks <= cached:
+        source, found, compression = self._offer(engine, request, cached)
+        if source is None or found is None or not compression:
             return False
-        tokens = (blocks - cached) * size
-        stored = self._bytes(engine, tokens, level)
-        found = Found(
-            tokens,
-            cached * size,
-            request.target,
-            stored,
-            partial(_seconds, level),
-            partial(prompt_seconds, engine.cost),
-        )
-        compression = self.policy.compression(found)
-        claim = Claim.reserve(engine, request, blocks * size) if compression else None
+        tokens = found.cached + found.tokens
+        claim = Claim.reserve(engine, request, tokens)
         if claim is None:
             return False
+        if source.level:
+            source.level.store.touch([key for key, _ in rank.pool.chain(request, request.prompt_tokens)])
         rank.waiting.remove(request)
         request.engine = self
-        load = self._loading[request] = Load(pins, request, claim, blocks * size)
+        load = self._loading[request] = Load(pins, request, claim, source, found.cached, tokens)
         self.loads += 1
-        self.loaded_tokens += tokens
-        bytes_ = round(stored / compression)
-        hidden = self._hidden(engine, request.target - blocks * size, blocks * size, bytes_, level)
-        self.cluster.post(rank.now + 1, self._send, load, level, bytes_, hidden)
+        self.copies += source.engine is not None
+        self.loaded_tokens += found.tokens
+        self.cluster.post(rank.now + 1, self._send, load, found.size / compression)
         return True
 
-    def _find(self, engine: Any, request: Request, cached: int) -> tuple[Level | None, int]:
-        """The tier that has most of a prompt's prefix, the faster one of equals, and the blocks of it."""
+    def loadable(self, engine: Any, request: Request) -> tuple[int, float]:
+        """Tokens of a prompt that would be loaded for an engine now, and the predicted seconds of waiting for them; for
+        who looks from outside."""
+        if self._peers:
+            self._peers.note(request, engine)
+        source, found, compression = self._offer(engine, request, engine.cached_now(request))
+        if source is None or found is None or not compression:
+            return 0, 0.0
+        size = round(found.size / compression)
+        reached = found.cached + found.tokens
+        return found.tokens, source.seconds(size - self._hidden(engine, found.prompt - reached, reached, size, source))
+
+    def _offer(self, engine: Any, request: Request, cached: int) -> tuple[Source | None, Found | None, float]:
+        """The best source of a prompt's prefix beyond `cached` blocks, what is there, and the policy's word on it."""
+        size = engine.rank.limits.block_size
+        source = self._find(engine, request, cached)
+        blocks = min(source.blocks, (request.target - 1) // size) if source else 0
+        if source is None or blocks <= cached:
+            return None, None, 0.0
+        tokens = (blocks - cached) * size
+        found = Found(
+            tokens, cached * size, request.target, self._bytes(engine, tokens, source.compression),
+            source.seconds, partial(prompt_seconds, engine.cost),
+        )  # fmt: skip
+        return source, found, self.policy.compression(found)
+
+    def _find(self, engine: Any, request: Request, cached: int) -> Source | None:
+        """Who has most of a prompt's prefix: of equals the faster tier, and tiers before other replicas."""
         chain = engine.rank.pool.chain(request, request.prompt_tokens)
-        best: tuple[Level | None, int] = (None, cached)
+        best, most = None, cached
         for level in self._levels[engine]:
             blocks = before = 0
             for key, size in chain:
@@ -221,29 +282,46 @@ class Loader:
                 before += size
                 if here < size:
                     break
-            if blocks > best[1]:
-                best = (level, blocks)
-        if best[0] is not None:
-            best[0].store.touch([key for key, _ in chain])
+            if blocks > most:
+                best, most = Source(blocks, level.up, level), blocks
+        peer, blocks = self._peers.noted(request) if self._peers else (engine, 0)
+        if self._peers and blocks > most and peer is not engine:
+            path, delay = self._peers.path(peer, engine)
+            best = Source(blocks, path, engine=peer, delay=delay)
         return best
 
-    def _hidden(self, engine: Any, tokens: int, cached: int, size: int, level: Level) -> int:
+    def _hidden(self, engine: Any, tokens: int, cached: int, size: int, source: Source) -> int:
         """Bytes of a load that can come while the prompt's rest is computed: all but the first layer's."""
-        if self.spec.overlap == "serial":
+        if self.spec.overlap == "serial" or not source.path:
             return 0
         layers = self._layers[engine]
-        behind = prompt_seconds(engine.cost, tokens, cached) * (layers - 1) / layers * level.up.capacity
-        return min(int(behind), size - size // layers)
+        behind = prompt_seconds(engine.cost, tokens, cached) * (layers - 1) / layers
+        return min(int(behind * min(link.capacity for link in source.path)), size - size // layers)
 
-    def _send(self, load: Load, level: Level, size: int, hidden: int) -> None:
+    def _send(self, load: Load, size: float) -> None:
         if load.over:
             return
-        self.bytes_due += size
-        self.network.book((level.up,), hidden)
-        load.flow = self.network.send((level.up,), size - hidden, level.latency(size), partial(self._arrived, load))
+        source, engine = load.source, load.pins.engine
+        if source.engine is not None:  # its cache may have lost some of it since
+            there = source.engine.cached_now(load.request) * engine.rank.limits.block_size
+            if there <= load.cached:
+                self._return_soon(load, load.cached)
+                return
+            whole, load.tokens = load.tokens - load.cached, min(load.tokens, there)
+            size *= (load.tokens - load.cached) / whole
+        bytes_ = round(size)
+        hidden = self._hidden(engine, load.request.target - load.tokens, load.tokens, bytes_, source)
+        self.bytes_due += bytes_
+        self.network.book(source.path, hidden)
+        arrived = partial(self._arrived, load)
+        load.flow = self.network.send(source.path, bytes_ - hidden, source.latency(bytes_), arrived)
 
     def _arrived(self, load: Load) -> None:
         load.flow = None
+        self._return_soon(load, load.tokens)
+
+    def _return_soon(self, load: Load, tokens: int) -> None:
+        load.tokens = tokens
         load.pins.engine.at_boundary(partial(self._return, load))
 
     def _return(self, load: Load, now: int) -> bool:
@@ -280,6 +358,11 @@ class Loader:
         lost = [load.request for load in self._loading.values() if load.pins.engine in engines]
         for request in lost:
             self._stop(request)
+        for load in self._loading.values():
+            if load.source.engine in engines and load.flow:
+                self._abort(load)
+                load.flow = None
+                self._return_soon(load, load.cached)
         if self.prefetcher:
             lost += self.prefetcher.crashed(engines)
         for write in [write for write in self._writing if write.engine in engines]:
@@ -290,11 +373,8 @@ class Loader:
             if engine.rank.pool.evicted:
                 engine.rank.pool.evicted = []
             for level in self._levels[engine]:
-                if not level.spec.shared:
+                if level.share:
+                    level.store.lose(*level.share)
+                elif not level.spec.shared:
                     level.store.clear()
         return lost
-
-
-def _seconds(level: Level, size: float) -> float:
-    """To load so many bytes, were the link shared with those that use it now."""
-    return size * (len(level.up.flows) + 1) / level.up.capacity + seconds(level.latency(size))

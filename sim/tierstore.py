@@ -36,6 +36,11 @@ class TierStore:
         self._held.clear()
         self.used = 0
 
+    def lose(self, share: int, of: int) -> None:
+        """One of the equal parts that hold it has gone."""
+        for key in [key for key in self._held if key % of == share]:
+            self.drop(key)
+
     def drop(self, key: int) -> int:
         """Forget a key; returns its blocks."""
         blocks = self._held.pop(key, 0)

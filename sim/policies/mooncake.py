@@ -1,8 +1,8 @@
 """Router of prefill and decode pools: Mooncake's conductor with early rejection (FAST'25, Algorithm 1).
 
 The prefill replica with the least predicted TTFT, the decode replica with the least predicted time between tokens;
-a request that would miss its SLO at either is rejected at once (HTTP 429). Copying hot prefixes between prefill
-replicas is not modelled: each has its own cache.
+a request that would miss its SLO at either is rejected at once (HTTP 429). Prefixes are copied between prefill replicas
+where the plan's `tiers` say `peers`, with `load: kvcache_balancing` by the conductor's rule.
 """
 
 from __future__ import annotations

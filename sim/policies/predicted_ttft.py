@@ -1,6 +1,7 @@
 """Router: the replica with the least predicted TTFT: its queue's prompts, then the request's own uncached tokens.
 
-The rule of Mooncake's conductor (FAST'25) for replicas that do both phases; `mooncake` is for prefill and decode pools.
+What it would load from a tier or copy from another replica counts as cached, and the transfer as time. The rule of
+Mooncake's conductor (FAST'25) for replicas that do both phases; `mooncake` is for prefill and decode pools.
 """
 
 from __future__ import annotations
@@ -25,5 +26,6 @@ class PredictedTTFT:
     @staticmethod
     def predict(request: Request, view: ReplicaView) -> float:
         """Seconds until the first token there."""
-        cached = min(view.cached_tokens(request), request.prompt_tokens - 1)
-        return view.queue_seconds() + view.prefill_seconds(request.prompt_tokens - cached, cached)
+        loaded, wait = view.loadable(request)
+        cached = min(view.cached_tokens(request) + loaded, request.prompt_tokens - 1)
+        return view.queue_seconds() + wait + view.prefill_seconds(request.prompt_tokens - cached, cached)

@@ -65,6 +65,7 @@ BUILT_IN = {
     "load": {
         "load_always": "load_always:LoadAlways",
         "cachegen": "cachegen:CacheGen",
+        "kvcache_balancing": "kvcache_balancing:KVCacheBalancing",
     },
     "router": {
         "random": "random_choice:RandomChoice",

@@ -14,6 +14,7 @@ from servecast.sim.records import End
 
 HOST = {"name": "host", "capacity": 0.1, "write": "back"}
 POOL = {"name": "pool", "capacity": 1.0, "bandwidth": 2e8, "shared": True}
+STORE = {"name": "store", "capacity": 0.2, "shared": True, "distributed": True}
 SHAPES = {
     "plain": ([{"replicas": 3}], {}),
     "round robin, prefix caching off": ([{"replicas": 3, "enable_prefix_caching": False}], {"router": "round_robin"}),
@@ -34,6 +35,10 @@ SHAPES = {
     "tiers, prefill and decode": (
         [{"role": "prefill", "replicas": 2, "num_gpu_blocks_override": 90}, {"role": "decode", "replicas": 2}],
         {"tiers": {"levels": [HOST, POOL], "overlap": "serial"}},
+    ),
+    "copies and a store": (
+        [{"role": "prefill", "replicas": 3, "num_gpu_blocks_override": 90}, {"role": "decode", "replicas": 2}],
+        {"router": "mooncake", "tiers": {"peers": True, "levels": [STORE], "load": "kvcache_balancing"}},
     ),
     "data parallel": ([{"replicas": 2, "data_parallel_size": 2}], {}),
 }  # fmt: skip

@@ -17,6 +17,7 @@ PAIR = [{"role": "prefill", "replicas": 2}, {"role": "decode", "replicas": 2, "n
 THREE = [{"replicas": 3, "num_gpu_blocks_override": 90}]
 HOST = {"name": "host", "capacity": 0.1, "write": "back"}
 POOL = {"name": "pool", "capacity": 1.0, "bandwidth": 2e8, "shared": True}
+STORE = {"name": "store", "capacity": 0.2, "shared": True, "distributed": True}
 RATE = {"mean_time_between_failures": 6.0, "mean_time_to_repair": 1.0}
 EVENTS = [
     {"at": 0.5, "kind": "slow", "replica": "pool0/1", "factor": 1.7, "duration": 4.0},
@@ -40,6 +41,10 @@ KINDS = {
     ),
     "tiers": ([{"replicas": 2, "num_gpu_blocks_override": 75}], {"tiers": {"levels": [HOST, POOL], "prefetch": 3}}),
     "tiers, hand-off, faults": (PAIR, {"tiers": {"levels": [HOST, POOL]}, "faults": {"rate": RATE}}),
+    "copies and a store": (
+        [{"role": "prefill", "replicas": 3, "num_gpu_blocks_override": 90}, {"role": "decode"}],
+        {"router": "mooncake", "tiers": {"peers": True, "levels": [STORE]}, "faults": {"rate": RATE}},
+    ),
     "pins": ([{"replicas": 2, "num_gpu_blocks_override": 80}], {"retention": {"name": "continuum", "enough": 5}}),
     "answers found": ([{}], {"semantic_cache": {"search": 0.05, "categories": {"": {"questions": 30}}}}),
     "adapters": (
