@@ -183,7 +183,10 @@ class Handoff:
         decode = passage.decode
         if decode is None or decode.state != "up":
             if not self.decodes:
-                self._homeless.append(passage)
+                if all(replica.state == "down" for replica in self._all[0]):  # for good
+                    self._give_up(passage)
+                else:
+                    self._homeless.append(passage)
                 return
             decode = passage.decode = self._decode_replica(request)
         self.cluster.replicas[request.replica].release(request)

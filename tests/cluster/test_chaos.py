@@ -152,6 +152,14 @@ def test_a_cluster_without_a_replica_waits_for_one_or_rejects(small):
     assert set(ends.tolist()) <= {End.FINISHED, End.REJECTED, End.FAILED} and (ends == End.REJECTED).any()
 
 
+def test_nobody_waits_for_a_decode_replica_that_never_comes_back(small):
+    """Once all are gone for good, prompts that have been computed fail and give their blocks back."""
+    table, pools = small.table(20, 10.0), [{"role": "prefill"}, {"role": "decode"}]
+    faults = {"events": [{"at": 1.0, "kind": "crash", "replica": "pool1/0"}]}
+    ends = small.run_all(small.plan(pools, faults=faults), table).recorder.requests.columns()["end"]
+    assert (ends == End.FAILED).sum() > 5 and set(ends.tolist()) <= {End.FINISHED, End.FAILED}
+
+
 def test_a_straggler_is_slower_by_its_factor_and_only_while_it_lasts(small):
     """One request alone: its iterations between 1 s and 2 s take three times as long."""
     table = small.table(1, 1.0, prompt=700, output=300, seed=8)
