@@ -41,7 +41,8 @@ class EnginePreset:
     """One engine version.
 
     host : seconds of host time an iteration, and a request in it; `host_source` says where they come from.
-    hidden_host : the same, of what the host does while the accelerator computes, with asynchronous scheduling.
+    hidden_host : the same, of what the host does while the accelerator computes, unless a plan turns
+        `async_scheduling` off.
     async_scheduling : the host decides the next iteration while the accelerator computes this one.
     max_cudagraph_capture_size, prompts_in_graphs : tokens of the largest batch that runs as a captured CUDA graph, and
         whether batches with prompts may. kernel_seconds : host time to launch one operator outside a graph.

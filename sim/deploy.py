@@ -280,7 +280,7 @@ def priced(
     return cost_model(
         _source(plan, pool.cost or plan.cost), model, hardware, pool.parallel,
         kv_cache_dtype=pool.kv_cache_dtype,
-        host=_host_overhead(preset, _first(pool.async_scheduling, preset.async_scheduling)),
+        host=_host_overhead(preset, hides=pool.async_scheduling is not False),
         launch=_launch(preset, limits),
         techniques=pool.techniques.with_blocks(limits.block_size),
     )  # fmt: skip
@@ -328,11 +328,11 @@ def _launch(preset: EnginePreset, limits: Limits) -> Launch:
     )
 
 
-def _host_overhead(preset: EnginePreset, asynchronous: bool) -> HostOverhead:
-    """The host's time on an iteration; without asynchronous scheduling the accelerator waits for all of it."""
+def _host_overhead(preset: EnginePreset, hides: bool) -> HostOverhead:
+    """The host's time on an iteration; the accelerator waits for all of it where a plan turns the overlap off."""
     shown, each = preset.host_seconds, preset.host_seconds_per_sequence
     hidden, hidden_each = preset.hidden_host_seconds, preset.hidden_host_seconds_per_sequence
-    if asynchronous:
+    if hides:
         return HostOverhead(shown, each, hidden, hidden_each)
     return HostOverhead(shown + hidden, each + hidden_each)
 
