@@ -181,6 +181,18 @@ def test_blocks_leap_as_they_step(bench) -> None:
     bench.same(plan_from(read("blockllm")), mixed(bench, n=40))
 
 
+@pytest.mark.parametrize("off", [{"shared_gpus": []}, {"pools": [{"blocks": None}]}])
+def test_disabled_changes_nothing(bench, off) -> None:
+    """The keys at their defaults give the bytes of a plan without them."""
+    plan = {"model": "llama-3.1-8b", "engine": "vllm-0.19"}
+    pool = {"name": "pool", "hardware": "h100", "max_model_len": 8192}
+    table = bench.workload(n=20)
+    without = plan_from({**plan, "pools": [pool]})
+    with_ = plan_from({**plan, **off, "pools": [{**pool, **off.get("pools", [{}])[0]}]})
+    assert without.fingerprint() == with_.fingerprint()
+    assert bench.bytes_of(bench.run(table, without)) == bench.bytes_of(bench.run(table, with_))
+
+
 # -- bad input ---------------------------------------------------------------------------------------------------
 
 SHARED: list[tuple[dict[str, Any], str]] = [
