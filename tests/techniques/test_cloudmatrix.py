@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from servecast.configs.plan import load_plan
 from servecast.sim.deploy import Deployment, deploy
 from servecast.sim.run import run
+from servecast.traces.columns import PrefixBlocks
+from servecast.traces.table import RequestTable
 
 TICKS = 1 << 36
 DIES = 2  # of an NPU
@@ -72,6 +75,18 @@ def test_microbatches_hide_the_exchange_of_prompts(pools) -> None:
     for batch in (1, 8, 48, 96):
         with_, without = (d[1].cost.stages[0].piece((), batch, batch * CONTEXT, 0, 0) for d in (pools, plain))
         assert with_[0] <= without[0]
+
+
+def test_a_pool_of_kv_caches_for_all_ranks(bench) -> None:
+    """What one die has computed others load: six prompts first, then heaps that begin as they do, on all dies."""
+    n = 60
+    plan = load_plan("techniques/cloudmatrix384")
+    ids = [[i % 6 * 1000 + j if j < 128 else 10**6 + 1000 * i + j for j in range(256)] for i in range(n)]
+    blocks = PrefixBlocks.of(16, "floor", ids)
+    table = RequestTable(np.repeat([0.0, 5.0], [6, n - 6]), np.full(n, 4096), np.full(n, 20), blocks=blocks)
+    pooled, alone = (bench.report(run(table, p)) for p in (plan, replace(plan, tiers=None)))
+    assert pooled["simulation"]["cluster"]["tiers"]["loads"] > n / 2
+    assert pooled["mean_ttft_ms"] < 0.8 * alone["mean_ttft_ms"]
 
 
 def test_it_serves(bench) -> None:
