@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from ..configs.plan import Plan
 from ..costmodels.blocks import BlockCost
 from ..errors import InputError
 from ..traces.table import RequestTable
@@ -15,15 +16,23 @@ if TYPE_CHECKING:
     from .deploy import Deployment
 
 
-def check_blocks(deployment: Deployment) -> None:
+def check_blocks(plan: Plan, deployment: Deployment) -> None:
     """Refuse a pool whose models cannot share layers. Raises `InputError` with the key."""
     pool, where = deployment.pool, deployment.where
+    if plan.adapters or plan.kv_borrowing:
+        raise InputError(f"{where}.blocks", "with adapters or kv_borrowing", "one of them")
     if len(pool.serves) < 2:
         raise InputError(f"{where}.serves", f"{list(pool.serves)}, with blocks", "the labels of two models or more")
     if pool.enable_prefix_caching:
         raise InputError(f"{where}.enable_prefix_caching", "true, with blocks", "false: a prefix is one model's")
-    if pool.pipeline_parallel_size > 1 or deployment.lockstep or pool.streams or pool.attention_workers:
-        found = "stages, ranks in lockstep, streams or attention workers"
+    if (
+        pool.pipeline_parallel_size > 1
+        or deployment.lockstep
+        or pool.streams
+        or pool.attention_workers
+        or pool.techniques.speculation
+    ):
+        found = "stages, ranks in lockstep, streams, attention workers or speculation"
         raise InputError(f"{where}.blocks", f"with {found}", "none of these")
 
 

@@ -160,12 +160,12 @@ def deploy(plan: Plan) -> list[Deployment]:
         if getattr(deployment.queue_policy(), "needs_estimate", False) and plan.predictor is None:
             found = "an order by predicted length, and the plan has no predictor"
             raise InputError(f"{deployment.where}.queue", found, "predictor: {name: oracle, sigma: 0.5}, for example")
+        if pool.blocks:
+            check_blocks(plan, deployment)
+            deployments.append(deployment)
+            continue
         if plan.adapters:
             deployments.append(with_adapters(deployment, plan.adapters))
-            continue
-        if pool.blocks:
-            check_blocks(deployment)
-            deployments.append(deployment)
             continue
         deployments.append(
             dataclasses.replace(deployment, prefix_caching=_caches_prefixes(deployment), reuses=plan.reuse is not None)

@@ -236,6 +236,7 @@ def test_pools_that_cannot_share(change, words) -> None:
         ({"serves": ["chat"]}, "two models"),
         ({"enable_prefix_caching": True}, "a prefix is one model's"),
         ({"pipeline_parallel_size": 2}, "none of these"),
+        ({"techniques": {"speculation": {"tokens": 1, "acceptance": 0.5}}}, "none of these"),
     ],
 )
 def test_blocks_that_cannot_be(change, words) -> None:
@@ -243,6 +244,11 @@ def test_blocks_that_cannot_be(change, words) -> None:
     plan["pools"][0] |= change
     with pytest.raises(InputError, match=words):
         deploy(plan_from(plan))
+
+
+def test_layers_are_shared_by_models_or_adapters() -> None:
+    with pytest.raises(InputError, match="one of them"):
+        deploy(plan_from({**read("blockllm"), "adapters": {"count": 2}}))
 
 
 def test_models_need_labels(bench) -> None:
