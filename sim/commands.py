@@ -310,6 +310,8 @@ def check_command(args: argparse.Namespace) -> int:
         longest = d.blocks // d.limits.blocks(d.limits.max_model_len)
         print(f"  room for {longest} requests of max_model_len = {d.limits.max_model_len} tokens at once")
         print(f"  max_num_seqs {d.limits.max_num_seqs}, max_num_batched_tokens {d.limits.max_num_batched_tokens}")
+        if d.tenancy:
+            print(f"  {d.tenancy.line(p.name)}")
         price = "no price known" if d.usd_per_hour is None else f"${d.usd_per_hour:,.2f} an hour"
         print(f"  {price}; step times {d.cost.label}")
     return 0

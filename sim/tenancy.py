@@ -32,6 +32,13 @@ class Tenancy:
     weights: float
     load_ticks: int
 
+    def line(self, name: str) -> str:
+        """In words, for pool `name`."""
+        shared = f"on the same accelerators as {', '.join(pool for pool in self.pools if pool != name)}"
+        if not self.weights:
+            return shared
+        return f"{shared}; {self.weights / _GIB:.1f} GiB of weights come in {self.load_ticks / ticks(1):.2f} s"
+
 
 def tenancy(group: SharedGPUs, model: ModelCard, hardware: HardwareCard, pool: Pool) -> Tenancy:
     """Of one pool."""

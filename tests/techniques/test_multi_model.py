@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import servecast
+from servecast.cli import main
 from servecast.configs.catalog import find_hardware
 from servecast.configs.plan import plan_from
 from servecast.configs.strict import read_mapping
@@ -134,6 +135,12 @@ def test_a_shared_gpu_is_paid_for_once(bench) -> None:
     del alone["shared_gpus"]
     prices = [sum(d.usd_per_hour for d in deploy(plan_from(plan))) for plan in (alone, resident())]
     assert prices[0] == pytest.approx(3 * prices[1])
+
+
+def test_check_names_the_neighbours(capsys) -> None:
+    """`servecast check` says who is on the same accelerators and what weights take to come."""
+    assert main(["check", str(FOLDER / "shared-gpus.yaml")]) == 0
+    assert "on the same accelerators as code, summary; 15.0 GiB of weights come in 0.68 s" in capsys.readouterr().out
 
 
 # -- layers in common --------------------------------------------------------------------------------------------
