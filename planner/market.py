@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from math import ceil, inf, sqrt
-from statistics import median
+from math import ceil, inf, log, sqrt
 from typing import Any
+
+import numpy as np
 
 from .candidates import Candidate, Rejected, fleet_plan
 from .judge import Verdict
@@ -29,7 +30,8 @@ class Known:
 
     top : requests/s with a full queue. rates : the same by bucket, 0 where the SLO excludes the bucket.
     isolated : by bucket, its requests alone. rate : of the trace, requests/s. probes : of the smooth rate.
-    pooled : share of the trace that a replica carries in a pool. alone : fleets of this type only, by replicas.
+    pooled : share of the trace that a replica carries, by replicas of its pool. alone : fleets of this type only, by
+    replicas.
     """
 
     candidate: Candidate
@@ -38,7 +40,7 @@ class Known:
     isolated: list[Isolated]
     rate: float
     probes: dict[float, Verdict] = field(default_factory=dict)
-    pooled: Interval | None = None
+    pooled: dict[int, Interval] = field(default_factory=dict)
     alone: dict[int, Verdict] = field(default_factory=dict)
 
     @property
@@ -141,7 +143,9 @@ class Market:
             middle = (low + high) // 2
             low, high = (low, middle) if self.replay(known, middle).met else (middle, high)
         if known.failed and known.needed and not any(other.pooled for other in self.known.values()):
-            known.pooled = self.capacity.pooled(known.candidate, known.failed, known.failed / known.needed)
+            for n in sorted({1, known.failed}):
+                low = n / known.needed if n == known.failed else 0.0
+                known.pooled[n] = self.capacity.pooled(known.candidate, n, low, min(1.0, n * known.share))
         return True
 
     def replay(self, known: Known, replicas: int) -> Verdict:
@@ -166,20 +170,22 @@ class Market:
 
     def _pace(self, known: Known) -> float:
         """What bursts leave of a smooth rate of this type, not at odds with what it did alone."""
-        pace, low = self._bursts(known.candidate.role), known.smooth.low / self.workload.rate
+        pace, low = self._bursts(known), known.smooth.low / self.workload.rate
         if known.failed and low:
             pace = min(pace, 1 / (known.failed * low))
         return max(pace, 1 / (known.needed * low)) if known.needed and low else pace
 
-    def _bursts(self, role: str) -> float:
-        """What the trace's bursts leave of a smooth rate: of pools, where one was measured; of roles, from replays."""
-        seen = [
-            sqrt(known.pooled.low * known.pooled.high) * self.workload.rate / known.smooth.low
-            for known in self.known.values()
-            if known.pooled and known.smooth.low
-        ]
-        low, high = self._bursts_of.get(role, (0.0, inf))
-        return min(max(median(seen) if seen else _BURSTS, low), high)
+    def _bursts(self, known: Known) -> float:
+        """What the trace's bursts leave of a smooth rate: by the size of pools, where some were measured, less for
+        smaller ones; of roles, from replays."""
+        curve = {
+            n: sqrt(share.low * share.high) * self.workload.rate / other.smooth.low
+            for other in self.known.values() if other.smooth.low for n, share in sorted(other.pooled.items())
+        }  # fmt: skip
+        replicas = known.needed or min(known.least, known.candidate.most)
+        pace = float(np.interp(log(replicas), np.log(list(curve)), list(curve.values()))) if curve else _BURSTS
+        low, high = self._bursts_of.get(known.candidate.role, (0.0, inf))
+        return min(max(pace, low), high)
 
     def learn(self, counts: Counts, verdict: Verdict) -> None:
         """What a replay of prefill and decode replicas says of bursts: together they carried the trace, or did not."""

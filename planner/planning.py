@@ -171,7 +171,7 @@ def _point(market: Market, name: str) -> dict[str, Any]:
         "most_replicas": known.candidate.most,
         "requests_per_s_at_best_by_bucket": known.rates,
         "smooth_requests_per_s": _smooth(known) if known.probes else None,
-        "share_in_pool": dataclasses.asdict(known.pooled) if known.pooled else None,
+        "share_by_replicas_of_pool": {n: dataclasses.asdict(share) for n, share in known.pooled.items()},
         "replicas_alone": {n: verdict.met for n, verdict in sorted(known.alone.items())},
     }
 

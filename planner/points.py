@@ -118,18 +118,16 @@ class Capacity:
         """The whole trace on a plan."""
         return self.judge.replay(plan, self.workload.table, self.targets)
 
-    def pooled(self, candidate: Candidate, replicas: int, low: float) -> Interval:
-        """The share of the trace that each of so many replicas carries within the SLO, `low` of them together at least.
-
-        Together they do not carry the whole trace.
-        """
+    def pooled(self, candidate: Candidate, replicas: int, low: float, top: float) -> Interval:
+        """The share of the trace that each of so many replicas carries within the SLO; together at least `low`, below
+        `top`."""
         plan, table = fleet_plan(self.inventory, {candidate.pool: replicas}), self.workload.table
 
         def carries(share: float) -> bool:
             part = thinned(table, share, self.judge.seed)
             return not len(part) or self.judge.replay(plan, part, self.targets.local(len(part))).met
 
-        share = largest(carries, 1.0, low, close=1.1)
+        share = largest(carries, top, low, close=1.1)
         return Interval(share.low / replicas, share.high / replicas)
 
     def _plan(self, candidate: Candidate) -> Plan:

@@ -160,3 +160,12 @@ def test_too_many_fleets_are_refused_before_any_is_replayed() -> None:
     more = {gpu: replace(stock, count=100) for gpu, stock in inventory.gpus.items()}
     with pytest.raises(InputError, match=r"fleets of \d kinds of replicas; expected at most 5,000"):
         fleets(Search(market(replace(inventory, gpus=more), table, asked), solver="highs"))
+
+
+def test_a_replica_carries_more_in_a_larger_pool() -> None:
+    """Economies of scale: bursts of a trace that was thinned for one replica leave it less than four share of them."""
+    inventory, table, asked = random_case(0)
+    known = market(inventory, table, asked)
+    candidate = next(known.known[name].candidate for name in known.known if "a100" in name)
+    one, four = (known.capacity.pooled(candidate, n, 0.0, 0.25 * n) for n in (1, 4))
+    assert one.high < four.low
