@@ -27,7 +27,7 @@ from .promise import Routing, balance
 
 _STEP = 1e-6  # share of the price by which a cheaper fleet must be cheaper
 _HOPELESS = 0.75  # of the load, or of what the best fleet is thought to carry: less is not replayed
-_NEAR = 1.5  # times the misses that may be: chance decides, and a smaller fleet with another routing may do
+_NEAR = 2.0  # times the misses that may be: chance decides, and a smaller fleet with another routing may do
 _PATIENCE = 8  # promising fleets that may miss one after the other
 _DEMANDS = (1.05, 1.25, 1.5, 2.0)  # of the load, for a first fleet where no single type will do
 
