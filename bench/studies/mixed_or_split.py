@@ -3,7 +3,9 @@
 Llama-3.1-8B on four H100, vLLM v1. A split plan needs each phase's share of the work to match its share of the GPUs,
 and it keeps a request's KV memory in only a part of them; in return no prompt ever delays a token. So it wins where the
 limit on TPOT is tight and prompts are long, and loses where that limit is loose: then mixed replicas lend whatever one
-phase leaves idle to the other. Goodput: the highest rate with 90 % of the requests within both limits.
+phase leaves idle to the other. It loses too where KV memory is short: prompts wait in one half of the GPUs, answers in
+the other, and neither can use what the other one has free. Goodput: the highest rate with 90 % of the requests within
+both limits.
 """
 
 from __future__ import annotations
@@ -66,7 +68,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two seeds, a third of the requests")
     parser.add_argument("--requests", type=int, default=600)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--kv-blocks", type=int, nargs="+", default=[0, 6000], help="0: what fits")
+    parser.add_argument("--kv-blocks", type=int, nargs="+", default=[0, 6000, 2000], help="0: what fits")
     args = parser.parse_args()
     if args.quick:
         args.requests, args.seeds = args.requests // 3, 2

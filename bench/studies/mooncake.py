@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,9 @@ def stores(cache_tokens: int, nodes: int) -> dict[str, Any]:
     gib = cache_tokens * TOKEN_BYTES / (1 << 30)
     spread = {"name": "store", "capacity": gib * nodes, "shared": True, "distributed": True}
     return {
-        "none": None,
-        "of its own": {"levels": [{"name": "dram", "capacity": gib}]},
         "one store": {"levels": [spread]},
+        "of its own": {"levels": [{"name": "dram", "capacity": gib}]},
+        "none": None,
     }
 
 
@@ -87,14 +87,17 @@ def mean_ttft(
     return float(done.ttft.mean()), float(done.column("cached_tokens").sum() / done.column("prompt_tokens").sum())
 
 
-def row(stretches: Sequence[RequestTable], arms: Iterable[tuple[object, object]], **keys: int) -> str:
-    """A cell an arm: mean and standard deviation over stretches of the trace."""
-    cells = []
-    for router, tiers in arms:
-        found = [mean_ttft(stretch, router, tiers, seed, **keys) for seed, stretch in enumerate(stretches)]
-        ttft, cached = np.mean(found, axis=0)
-        cells.append(f"{ttft:8.2f} ±{np.std(found, axis=0)[0]:5.2f} s {cached:6.1%}")
-    return " ".join(cells)
+def row(stretches: Sequence[RequestTable], arms: Sequence[tuple[object, object]], **keys: int) -> str:
+    """A cell an arm: mean and standard deviation over stretches of the trace; and how many of those have this order."""
+    found = np.array(
+        [[mean_ttft(stretch, *arm, seed, **keys) for arm in arms] for seed, stretch in enumerate(stretches)]
+    )
+    ttft, cached = found.mean(axis=0).T
+    spread = found.std(axis=0)[:, 0]
+    cells = [f"{a:8.2f} ±{b:5.2f} s {c:6.1%}" for a, b, c in zip(ttft, spread, cached, strict=True)]
+    steps = np.diff(found[:, :, 0])
+    ordered = int(np.all(steps >= 0, axis=1).sum())
+    return f"{' '.join(cells)}   in order: {ordered} of {len(found)}"
 
 
 def main() -> None:
@@ -115,7 +118,7 @@ def main() -> None:
     for rate in args.rates:
         scaled = [scale_rate(stretch, rate) for stretch in stretches]
         for cache in (CACHE_TOKENS // 10, CACHE_TOKENS):
-            cells = row(scaled, ARMS.values(), prefill=args.prefill, cache_tokens=cache)
+            cells = row(scaled, list(ARMS.values()), prefill=args.prefill, cache_tokens=cache)
             print(f"{rate:5g}  {cache:9,}  {cells}", flush=True)
     print("\nreq/s  DRAM tokens" + "".join(f"{name:>24}" for name in stores(1, 1)) + "   (by predicted TTFT)")
     for rate in args.rates:

@@ -1,8 +1,8 @@
 """`make studies`: Splitwise's cluster designs (ISCA'24) under its nine slowdown SLOs, on the authors' step times.
 
-BLOOM-176B on machines of eight GPUs, lengths of the Azure conversation trace, Poisson arrivals. SLOs are slowdowns
-against an idle DGX-A100: TTFT 2 / 3 / 6, TBT and E2E 1.25 / 1.5 / 5 at P50 / P90 / P99. A design's throughput is the
-highest rate at which it keeps all nine.
+BLOOM-176B on machines of eight GPUs, lengths of the Azure conversation or code trace, Poisson arrivals. SLOs are
+slowdowns against an idle DGX-A100: TTFT 2 / 3 / 6, TBT and E2E 1.25 / 1.5 / 5 at P50 / P90 / P99. A design's throughput
+is the highest rate at which it keeps all nine.
 
 Why the split wins: a machine that does both phases lengthens every token by the prompts that run beside it, so TBT
 binds while it is busy with prompts for a fifth of its time; a prompt machine only has to keep its queue short.
@@ -63,7 +63,18 @@ ISO_COST = {
     "Baseline-A100": Design(("A", 86)), "Baseline-H100": Design(("H", 40)), "AA": Design(("A", 51), ("A", 35)),
     "HH": Design(("H", 25), ("H", 15)), "HA": Design(("H", 30), ("A", 21)), "HHcap": Design(("H", 30), ("C", 10)),
 }  # fmt: skip
-SETS = {"iso-power": ISO_POWER, "iso-cost": ISO_COST}
+ISO_POWER_CODE = ISO_POWER | {
+    "AA": Design(("A", 55), ("A", 15)), "HH": Design(("H", 35), ("H", 5)), "HA": Design(("H", 35), ("A", 8)),
+    "HHcap": Design(("H", 35), ("C", 7)),
+}  # fmt: skip
+ISO_COST_CODE = ISO_COST | {
+    "AA": Design(("A", 66), ("A", 20)), "HH": Design(("H", 35), ("H", 5)), "HA": Design(("H", 35), ("A", 10)),
+    "HHcap": Design(("H", 35), ("C", 7)),
+}  # fmt: skip
+SETS = {  # designs, and the trace whose lengths they are for
+    "iso-power": (ISO_POWER, "conv"), "iso-cost": (ISO_COST, "conv"),
+    "iso-power code": (ISO_POWER_CODE, "code"), "iso-cost code": (ISO_COST_CODE, "code"),
+}  # fmt: skip
 
 
 def folder() -> Path:
@@ -71,15 +82,15 @@ def folder() -> Path:
     return Path(os.environ.get("SERVECAST_DATA", "../shared/data"))
 
 
-def workload(rate: float, seconds: float, seed: int) -> RequestTable:
+def workload(rate: float, seconds: float, seed: int, lengths: str = "conv") -> RequestTable:
     """Poisson arrivals; prompt and answer lengths drawn from the trace independently, as the authors draw them."""
-    trace = load(folder() / "traces" / "azure" / "AzureLLMInferenceTrace_conv.csv.gz")
+    trace = load(folder() / "traces" / "azure" / f"AzureLLMInferenceTrace_{lengths}.csv.gz")
     stream = Stream(seed, "splitwise")
     n = round(rate * (seconds + 2 * AROUND))
     arrival = np.cumsum(stream.exponential(n)) / rate
     prompts, outputs = (
-        lengths[(stream.uniform(n) * len(lengths)).astype(np.int64)]
-        for lengths in (trace.prompt_tokens, trace.output_tokens)
+        column[(stream.uniform(n) * len(column)).astype(np.int64)]
+        for column in (trace.prompt_tokens, trace.output_tokens)
     )
     return RequestTable(arrival, prompts, outputs)
 
@@ -104,7 +115,9 @@ def plan(design: Design, kv_tokens: int = KV_TOKENS, scale: float = 1.0) -> Plan
     return plan_from({"model": MODEL_CARD, "engine": "splitwise-sim", "pools": pools, **keys}, "splitwise")
 
 
-def slowdowns(design: Design, rate: float, seconds: float, seed: int, **keys: Any) -> dict[tuple[str, int], float]:
+def slowdowns(
+    design: Design, rate: float, seconds: float, seed: int, lengths: str = "conv", **keys: Any
+) -> dict[tuple[str, int], float]:
     """Each SLO's percentile, as a multiple of an idle DGX-A100's time for the same request."""
     table_file = folder() / "splitwise" / "perf_model.csv.gz"
     fleet = plan(design, **keys)
@@ -112,7 +125,8 @@ def slowdowns(design: Design, rate: float, seconds: float, seed: int, **keys: An
     priced = [
         replace(d, cost=SplitwiseCost(table_file, MODEL, KINDS[kinds[d.pool.name]][1])) for d in deploy(fleet)
     ]  # fmt: skip
-    done = Finished(run(workload(rate * keys.get("scale", 1.0), seconds, seed), fleet, seed=seed, deployments=priced))
+    table = workload(rate * keys.get("scale", 1.0), seconds, seed, lengths)
+    done = Finished(run(table, fleet, seed=seed, deployments=priced))
     idle = SplitwiseCost(table_file, MODEL, "a100-80gb").stages[0]
     prompts, tokens = done.column("prompt_tokens"), done.column("generated")
     ttft = np.array([idle.prompt.at(n) for n in prompts.tolist()])
@@ -173,16 +187,17 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--kv-tokens", type=int, nargs="+", default=[KV_TOKENS, KV_TOKENS // 2])
     args = parser.parse_args()
-    keys = {"scale": 0.2} if args.quick else {}
+    keys: dict[str, Any] = {"scale": 0.2} if args.quick else {}
     for name in args.sets:
+        designs, keys["lengths"] = SETS[name]
         for kv_tokens in args.kv_tokens[: 1 if args.quick else None]:
             print(f"\n{name}, {kv_tokens:,} KV tokens a machine: requests/s within all nine SLOs, and margins there")
             rates = {
                 system: throughputs(design, args.seconds, args.seeds, 100.0, kv_tokens=kv_tokens, **keys)
-                for system, design in SETS[name].items()
+                for system, design in designs.items()
             }
             for system in sorted(rates, key=lambda s: -np.mean(rates[s])):
-                design, mean = SETS[name][system], float(np.mean(rates[system]))
+                design, mean = designs[system], float(np.mean(rates[system]))
                 times = (mean / np.mean(rates[base]) for base in ("Baseline-A100", "Baseline-H100"))
                 print(
                     f"{system:14}{mean:7.1f} ±{np.std(rates[system]):4.1f}   x Baseline-A100 {next(times):.2f},"
