@@ -43,7 +43,8 @@ class Experts:
     balanced : experts are placed on ranks by load (EPLB), not one after the other.
     resident : share of a rank's experts, the most popular ones, in device memory; others are fetched from the host when
         a token visits them. predicted : share of those that are known beforehand: their fetch hides behind the experts'
-        own time (ExpertFlow's predictor; 1 where routing is known before the layer, as in Read-ME).
+        own time (ExpertFlow's predictor).
+    pregated : routing is known before the layers run (Read-ME): all fetches hide behind all matrices of a layer.
     overlap : a batch runs as two microbatches where that is faster: while the tokens of one travel to and from their
         experts, the matrices of the other are computed (DeepSeek-V3, CloudMatrix384).
     lockstep : data-parallel ranks wait for the slowest in every iteration. False: each rank takes what a batch as its
@@ -55,6 +56,7 @@ class Experts:
     balanced: bool = False
     resident: float = 1.0
     predicted: float = 0.0
+    pregated: bool = False
     variants: ExpertVariants | None = None
     overlap: bool = False
     lockstep: bool = True
@@ -68,7 +70,7 @@ class Experts:
     @property
     def even(self) -> bool:
         """Whether all experts are visited alike and in device memory, once."""
-        return replace(self, overlap=False, lockstep=True) == EVEN
+        return replace(self, pregated=False, overlap=False, lockstep=True) == EVEN
 
 
 EVEN = Experts()

@@ -132,13 +132,14 @@ class ExpertFetch:
     """Experts that tokens visit and that are in the host's memory, brought to the device.
 
     experts : of the rank. resident : how many of them, the most popular, need not be. predicted : share of the others
-    that are known before the experts of the layer before run.
+    that are known before the experts of the layer before run. beside : other operators that run meanwhile.
     """
 
     name: str
     experts: Experts
     resident: int
     predicted: float
+    beside: tuple[RowOperator, ...] = ()
 
     parameters = 0
     weight_bytes = 0.0

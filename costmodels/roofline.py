@@ -44,7 +44,8 @@ class RooflineTimes:
         """What is not hidden behind the experts' own time: whatever was not predicted, and what takes longer."""
         seconds = operator.bytes(rows) / (self.hardware.host.bandwidth * self.hardware.achieved.link)
         ahead = operator.predicted * seconds
-        return seconds - ahead + max(0.0, ahead - self.rows(operator.experts, rows)[0])
+        meanwhile = sum(self.rows(other, rows)[0] for other in (operator.experts, *operator.beside))
+        return seconds - ahead + max(0.0, ahead - meanwhile)
 
     def collective(self, operator: Collective, rows: int) -> Timing:
         return collective_seconds(self.hardware, operator, rows), 0.0

@@ -85,13 +85,22 @@ def deployed(operators: Operators, mlp: MoE, ranks: int) -> Operators:
             memory = held if plan.resident == 1 else resident
             operator = replace(operator, chances=chosen, held=held, resident=memory)
             if plan.resident < 1:
-                changed.append(ExpertFetch("expert_fetch", operator, resident, plan.predicted))
+                changed.append(
+                    ExpertFetch("expert_fetch", operator, resident, 1.0 if plan.pregated else plan.predicted)
+                )
         elif isinstance(operator, Collective) and operator.kind == "all_to_all":
             operator = replace(operator, row_bytes=imbalance(mlp, ranks) * operator.row_bytes)
         changed.append(operator)
         if plan.variants and isinstance(operator, Gemm) and operator.name == "router":
             changed.append(Move("reroute", 2.0 * _INDEX_BYTES * mlp.top_k))
     return changed
+
+
+def hidden_fetches(layer: Operators) -> Operators:
+    """A layer whose fetches run beside all its other operators."""
+    waits = (Collective, ExpertFetch, Experts)
+    meanwhile = tuple(o for o in layer if not isinstance(o, waits))
+    return [replace(o, beside=meanwhile) if isinstance(o, ExpertFetch) else o for o in layer]
 
 
 def _with_variants(mlp: MoE, own: Chances) -> Chances:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ..configs.compression import KVCompression
+from ..configs.experts import EVEN
 from ..configs.model import (
     DTYPES,
     MLP,
@@ -31,7 +32,7 @@ from .operators import (
     RowOperator,
     StageOperators,
 )
-from .routing import deployed
+from .routing import deployed, hidden_fetches
 from .techniques import with_techniques
 
 _CACHE_BYTES = {"fp8": 1.0, "fp8_e4m3": 1.0, "fp8_e5m2": 1.0, "int8": 1.0, "float16": 2.0, "bfloat16": 2.0}
@@ -169,8 +170,10 @@ def stage_operators(card: ModelCard, parallel: Parallelism, stage: int, kv_cache
             second = [rank.norm("mlp_norm")] if feed_forward else []
             rows = [rank.norm("norm"), *around, *rank.all_reduce("attention_all_reduce"), *second, *feed_forward]
             call = AttentionCall(mixer, element, card.dtype_bytes, rank.plain.compute)
-            overlap = isinstance(group.mlp, MoE) and group.mlp.deployed.overlap
-            layers.append(LayerOperators(count, tuple(rows), call, overlap))
+            plan = group.mlp.deployed if isinstance(group.mlp, MoE) else EVEN
+            if plan.pregated:
+                rows = hidden_fetches(rows)
+            layers.append(LayerOperators(count, tuple(rows), call, plan.overlap))
     first, last = stage == 0, stage == parallel.pipeline_parallel_size - 1
     tokens: _Operators = []
     sequences: _Operators = []

@@ -129,6 +129,20 @@ def test_a_predictor_hides_what_the_experts_own_time_covers() -> None:
     assert blind - perfect == pytest.approx(read / (hardware.memory_bandwidth * hardware.achieved.memory), rel=0.05)
 
 
+def test_routing_that_is_known_before_the_layers_hides_more() -> None:
+    """Read-ME: a fetch hides behind all matrices of the layer, not the experts' alone: over a slow link that saves just
+    their time."""
+    card, hardware = find_model("mixtral-8x7b"), find_hardware("b200")
+    perfect, pregated = (
+        step("mixtral-8x7b", 16, deployed, "b200")
+        for deployed in (Experts(resident=0.5, predicted=1.0), Experts(resident=0.5, pregated=True))
+    )
+    cost = Roofline(with_experts(card, Experts(resident=0.5)), hardware)
+    (layer,) = cost.operators[0].layers
+    others = [o for o in layer.rows if o.name not in ("experts", "expert_fetch")]
+    assert perfect - pregated == pytest.approx(32 * sum(cost.times.rows(o, 16)[0] for o in others), rel=1e-6)
+
+
 def test_one_batch_fetches_what_no_regrouping_undercuts() -> None:
     """ExpertFlow sorts the tokens of two batches by predicted experts, so that each visits fewer different ones. Here
     all decodes are one batch, and an expert crosses the link once for all of them: less than sorted halves take, which
