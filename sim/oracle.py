@@ -295,8 +295,7 @@ class ListEngine:
             if tokens:
                 self.pool.cover(request, request.computed + tokens)
         for request, tokens, blocks in step.admit:
-            self.admit(request, tokens, blocks)
-            parts.append((request, tokens))
+            parts.append((request, self.admit(request, tokens, blocks)))
         self.held_back = []
         flight = SimpleNamespace(start=self.begin, decodes=decodes, parts=parts, done=[])
         self.compute(flight, step.ghosts)
@@ -332,10 +331,11 @@ class ListEngine:
         self.stage_free[-1] = ready = max(ready, self.begin + copying)
         flight.end, flight.host, flight.pure, flight.own = ready, host, pure, own
 
-    def admit(self, request: Request, tokens: int, blocks: int) -> None:
+    def admit(self, request: Request, tokens: int, blocks: int) -> int:
         self.waiting.remove(request)
         request.blocks = blocks
         self.pool.admit(request)
+        tokens = min(tokens, request.target - request.computed)
         self.pool.cover(request, request.computed + tokens)
         request.order = request.index if self.kv.arrival_order else self.admissions
         self.admissions += 1
@@ -350,6 +350,7 @@ class ListEngine:
         request.phase_start, request.own, request.phase_host = self.begin, 0, 0
         if self.pins:
             self.pins.admitted(request)
+        return tokens
 
     def land(self, flight: SimpleNamespace) -> None:
         done = flight.done

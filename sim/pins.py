@@ -141,7 +141,7 @@ class Pins:
     def _expire(self, pin: Pin, _: int) -> bool:
         """Let go unless a request of its program already waits here."""
         if self._pins.get(pin.key) is pin:
-            if any(r.program is pin.program for r in self.rank.waiting):
+            if pin.program and any(r.program is pin.program for r in self.rank.waiting):
                 pin.late = True
             else:
                 self.release(pin.key)
@@ -241,11 +241,11 @@ class Retention:
         call = self._calls.pop(program.id, None)
         if call:
             self.policy.observe_gap(self._tools[call[0]], seconds(self.cluster.env.now - call[1]))
-        pins = _pins_of(request)
+        pins = pins_of(request)
         request.kept = pins is not None and pins.holds(program)
 
     def _gone(self, request: Request, end: End, now: int) -> None:
-        pins = _pins_of(request)
+        pins = pins_of(request)
         if pins and end != End.FINISHED:
             pins.left(request)
 
@@ -278,7 +278,7 @@ class Retention:
         )  # fmt: skip
 
 
-def _pins_of(request: Request) -> Pins | None:
+def pins_of(request: Request) -> Pins | None:
     """Of the engine that has a request; who has none is nobody's, or with a service."""
     rank = getattr(request.engine, "rank", None)
     return rank.pins if rank else None

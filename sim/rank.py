@@ -257,8 +257,7 @@ class Rank:
             running = {request for request, _ in parts}
             self.prefills = [r for r in self.prefills if r not in running]
         for request, tokens, blocks in step.admit:  # last: a policy looks prefixes up as the others leave the memory
-            self._admit(request, tokens, blocks)
-            parts.append((request, tokens))
+            parts.append((request, self._admit(request, tokens, blocks)))
         batch.parts, batch.chunks = parts, [(tokens, request.computed) for request, tokens in parts]
 
     def forget_held_back(self) -> None:
@@ -309,11 +308,12 @@ class Rank:
         remaining = self.lengths[request.index] - request.generated
         target.join(request, request.computed, remaining, request.last_token)
 
-    def _admit(self, request: Request, tokens: int, blocks: int) -> None:
+    def _admit(self, request: Request, tokens: int, blocks: int) -> int:
         now = self._start
         self.waiting.remove(request)
         request.blocks = blocks
         self.pool.admit(request)
+        tokens = min(tokens, request.target - request.computed)  # more may be cached than the policy could tell
         self.pool.cover(request, request.computed + tokens)
         request.order = request.index if self.kv.arrival_order else self._admissions
         self._admissions += 1
@@ -328,6 +328,7 @@ class Rank:
         request.own = request.phase_host = 0
         if self.pins:
             self.pins.admitted(request)
+        return tokens
 
     def _extend(self, request: Request, tokens: int) -> None:
         """Hold blocks for `tokens` tokens."""
@@ -486,9 +487,8 @@ class Rank:
         lost = running + self.swapped + list(self.waiting)
         self.waiting.clear()
         self.idle, self.prefills, self.swapped, self.flying = [self._cohort()], [], [], []
-        self._held_back, self.restart_gaps = [], []
+        self._held_back, self.restart_gaps, self.running, self.claimed = [], [], 0, 0
         self.host.clear()
-        self.running = self.claimed = 0
         self.epoch += 1
         self.pool.clear()
         return lost

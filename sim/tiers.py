@@ -19,7 +19,7 @@ from .cluster import Cluster
 from .core import Request, Step
 from .links import Flow, Link, Network
 from .peers import Peers
-from .pins import Pin, Pins
+from .pins import Pin, Pins, pins_of
 from .prefetch import Prefetcher
 from .records import End
 from .tierstore import TierStore
@@ -165,6 +165,9 @@ class Loader:
             self._peers.forget(request)
         if end == End.FINISHED and request.engine in self._levels:
             self.computed(request.engine, request, now)
+        pins = pins_of(request)
+        if pins and end != End.FINISHED:  # it may have been loaded and waited for its turn
+            pins.left(request)
 
     def computed(self, engine: Any, request: Request, now: int) -> None:
         """A request has ended on an engine, or leaves it for its decode replica: write through what it has computed."""

@@ -49,6 +49,16 @@ def test_clients_that_hang_up_while_their_kv_cache_is_loaded(small, programs):
     assert result.timeouts > 5
 
 
+def test_clients_that_hang_up_when_theirs_has_been_loaded(small):
+    """Back in the queue, and not in a program: the blocks that were loaded for them go with them."""
+    plan = small.plan(
+        [{"num_gpu_blocks_override": 75}], tiers={"levels": [{**HOST, "bandwidth": 2e9}], "overlap": "serial"},
+        clients={"timeout": 2.0},
+    )  # fmt: skip
+    for seed in range(3):
+        small.run_all(plan, small.table(80, 12.0, prompt=250, seed=seed, shared=4))
+
+
 def test_a_fast_tier_saves_recomputation_and_shows_as_transfer(small, programs):
     def run(**keys):
         return small.run(programs(2), small.plan([{"num_gpu_blocks_override": 75}], **keys))
