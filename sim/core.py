@@ -401,6 +401,10 @@ class ReplicaView(Protocol):
         """What it has to do. O(waiting)."""
 
     @property
+    def load_before(self) -> Load:
+        """`load`, with as many free blocks as there were at some time since the last news. Cheap."""
+
+    @property
     def news(self) -> int | None:
         """A number that changes when an engine decides anew or a request arrives: until then only the free blocks of
         `load` change, and become fewer. None where that cannot be told. An attribute: cheap."""

@@ -73,12 +73,20 @@ class Replica:
         engines = self.domains
         if engines[0].env.now < self._same_until:
             return self._load
+        load = self.load_before
         free = 0
         self._same_until = NEVER
         for engine in engines:
             blocks, until = engine.outlook()
             free += blocks
             self._same_until = min(until, self._same_until)
+        self._load = Load(free, *load[1:])
+        return self._load
+
+    @property
+    def load_before(self) -> Load:
+        """`load`, with as many free blocks as there were at some time since the last news."""
+        engines = self.domains
         if self._as_of is None or self._as_of != self.news:
             if self.news is None and all(type(d) is Domain for d in engines):
                 self.news = 0
@@ -87,7 +95,6 @@ class Replica:
             loads = [_load(d, self.state == "draining") for d in engines]
             self._load = loads[0] if len(loads) == 1 else _sum(loads)
             self._as_of = self.news
-        self._load = Load(free, *self._load[1:])
         return self._load
 
     def lasts(self, blocks: int) -> int:
@@ -189,7 +196,7 @@ def _sum(loads: Sequence[Load]) -> Load:
 
 
 def _load(domain: Domain, draining: bool) -> Load:
-    """All but the free blocks."""
+    """Its free blocks are those of when the leap under way began."""
     rank = domain.rank
     waiting = len(rank.waiting) + len(domain.inbox)
     head = queued = 0
@@ -200,7 +207,7 @@ def _load(domain: Domain, draining: bool) -> Load:
         head = blocks(first.target) if first else 0
         queued = sum([blocks(r.target) for r in chain(rank.waiting, domain.inbox)])
         thrashing = thrashing or any(r.preemptions and r.generated for r in islice(rank.waiting, 8))
-    return Load(0, rank.total_blocks, rank.running, waiting, head, queued, thrashing, draining)
+    return Load(rank.pool.free, rank.total_blocks, rank.running, waiting, head, queued, thrashing, draining)
 
 
 def _prompts(domain: Domain) -> Iterator[tuple[int, int]]:
@@ -237,6 +244,11 @@ class AgedView:
                 return known
         seen: Load = self.__getattr__("load")
         return seen
+
+    @property
+    def load_before(self) -> Load:
+        """A view does not change before it is taken again."""
+        return self.load
 
     @property
     def news(self) -> None:

@@ -2,7 +2,8 @@
 
 16 x LLaMA-7B on A10, 792 KV blocks of 16 tokens each, 12,288 batched tokens, vLLM 0.1.7 (whose host times are an
 assumption, `vllm-0.1.7.yaml`). Step times are the roofline's, estimated; the mixes then saturate near the authors'
-rates.
+rates. Loads are shares of what the cluster carries of the very draw: a few answers of thousands of tokens, which run
+for minutes, move that by a fifth between draws.
 
 Why migration helps: near saturation free memory is there but scattered, so that no replica can take a long prompt,
 which waits at the head of its queue, and a replica runs full while others have room. It gathers free memory where the
@@ -13,6 +14,7 @@ few replicas that hold high-priority requests are kept at 1,600 tokens, and the 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,43 +84,57 @@ def figures(result: Run, mask: np.ndarray | None = None) -> dict[str, float]:
 SYSTEMS: dict[str, tuple[Any, Any]] = {
     "round robin": ("round_robin", None), "INFaaS++": ("infaas", None), "Llumnix": ("llumnix", "llumnix"),
 }  # fmt: skip
-# Requests/s from low load to saturation as found here (the authors': S-S 32-38, M-M 7.4-8, L-L 2.6-3.2, S-L 4.1-4.4,
-# L-S 10-22).
-RATES = {"L-L": (1.0, 3.1, 3.2), "L-S": (8, 24.5, 25), "S-S": (15, 50), "M-M": (4, 11), "S-L": (1.5, 5)}
-KV_SWEEP = (792, 990, 1188)  # blocks, at the last rate of the first mix; 768 hold the longest request
+MIXES = ("L-L", "L-S", "S-S", "M-M", "S-L")  # the authors' requests/s: 2.6-3.2, 10-22, 32-38, 7.4-8, 4.1-4.4
+LOADS = (0.5, 0.85, 0.95, 1.0)  # of what the cluster carries of a draw: those of one mix differ by a fifth
+KV_SWEEP = (792, 990, 1188)  # blocks, at the same requests/s as `SWEPT` with the first; 768 hold the longest request
+SWEPT = 0.95
 PRIORITY_RATE = 26.0
 
 
-def compare(mix: str, rate: float, n: int, seeds: int, blocks: int = BLOCKS) -> dict[str, dict[str, float]]:
-    """Mean figures of each system over the seeds, and the spread of the P99."""
-    table: dict[str, dict[str, float]] = {}
+def carried(mix: str, n: int, seed: int) -> float:
+    """Requests/s at which the cluster saturates: what it finishes when all come at once, over the middle half."""
+    table = workload(mix, 1e6, n, seed)
+    done = Finished(run(table, plan("infaas"), seed=seed))
+    ends = np.sort(table.arrival[done.rows] + done.e2el)
+    return float(n / 2 / (ends[3 * n // 4] - ends[n // 4]))
+
+
+def compare(mix: str, rates: Sequence[float], n: int, blocks: int = BLOCKS) -> dict[str, dict[str, np.ndarray]]:
+    """Figures of each system, one for each rate; the number of a rate is its seed."""
+    table: dict[str, dict[str, np.ndarray]] = {}
     for name, (router, rebalancer) in SYSTEMS.items():
         rows = [
             figures(run(workload(mix, rate, n, seed), plan(router, rebalancer, blocks), seed=seed))
-            for seed in range(seeds)
+            for seed, rate in enumerate(rates)
         ]
-        table[name] = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
-        table[name]["prefill_p99_std"] = float(np.std([row["prefill_p99"] for row in rows]))
+        table[name] = {key: np.array([row[key] for row in rows]) for key in rows[0]}
     return table
 
 
 def mixes(args: argparse.Namespace) -> None:
-    """Every mix over its rates; the capacity is swept at the last rate of the first."""
-    print("mix  req/s  blocks  " + "".join(f"{name + ' P99 prefill':>24}" for name in SYSTEMS) + "   ratio  loss saved")
-    chosen = args.mix or list(RATES)[: 2 if args.quick else None]
-    for mix in chosen:
-        rates = args.rates or RATES[mix]
-        for rate in rates:
-            swept = mix == chosen[0] and rate == rates[-1] and not args.quick
-            for blocks in KV_SWEEP if swept else (BLOCKS,):
-                table = compare(mix, rate, args.requests, args.seeds, blocks)
-                base, ours = table["INFaaS++"], table["Llumnix"]
-                cells = "".join(
-                    f"{row['prefill_p99']:12.2f} ± {row['prefill_p99_std']:6.2f} s " for row in table.values()
+    """Every mix over its loads. The ratio is that of the mean P99s; beside it stand those of the draws."""
+    for mix in args.mix or MIXES[: 2 if args.quick else None]:
+        carries = [carried(mix, args.requests, seed) for seed in range(args.seeds)]
+        print(f"\n{mix} saturates at {', '.join(f'{rate:.3g}' for rate in carries)} requests/s")
+        print(
+            "load  req/s  blocks  "
+            + "".join(f"{name + ' P99 prefill':>24}" for name in SYSTEMS)
+            + "   ratio  loss saved"
+        )
+        for load in args.loads or LOADS:
+            for blocks in KV_SWEEP if load == SWEPT and not args.quick else (BLOCKS,):
+                rates = [load * rate for rate in carries]
+                table = compare(mix, rates, args.requests, blocks)
+                tails = {name: row["prefill_p99"] for name, row in table.items()}
+                cells = "".join(f"{tail.mean():12.2f} ± {tail.std():6.2f} s " for tail in tails.values())
+                ratio = tails["INFaaS++"].mean() / tails["Llumnix"].mean()
+                each = " ".join(f"{r:.2g}" for r in tails["INFaaS++"] / tails["Llumnix"])
+                base, ours = (table[name]["loss"].mean() for name in ("INFaaS++", "Llumnix"))
+                saved = 1 - ours / base if base else 0.0
+                print(
+                    f"{load:4g}  {np.mean(rates):5.3g}  {blocks:6}  {cells}  {ratio:6.2f}  {saved:9.1%}  ({each})",
+                    flush=True,
                 )
-                ratio = base["prefill_p99"] / ours["prefill_p99"]
-                saved = 1 - ours["loss"] / base["loss"] if base["loss"] else 0.0
-                print(f"{mix}  {rate:5g}  {blocks:6}  {cells}  {ratio:6.2f}  {saved:9.1%}", flush=True)
 
 
 def priorities(args: argparse.Namespace) -> None:
@@ -180,13 +196,13 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=("mixes", "priorities", "scaling"))
-    parser.add_argument("--mix", nargs="+", choices=sorted(RATES))
-    parser.add_argument("--rates", type=float, nargs="+")
+    parser.add_argument("--mix", nargs="+", choices=MIXES)
+    parser.add_argument("--loads", type=float, nargs="+", help="shares of what the cluster carries")
     parser.add_argument("--quick", action="store_true", help="two seeds, fewer requests and cases")
-    parser.add_argument("--requests", type=int, help="5,000; the authors' 10,000")
+    parser.add_argument("--requests", type=int, help="the authors' 10,000")
     parser.add_argument("--seeds", type=int)
     args = parser.parse_args()
-    args.requests = args.requests or (1500 if args.quick else 5000)
+    args.requests = args.requests or (1500 if args.quick else 10_000)
     args.seeds = args.seeds or (2 if args.quick else 5)
     for study in (mixes, priorities, scaling):
         if args.only in (None, study.__name__):

@@ -11,7 +11,7 @@ from itertools import compress
 from math import inf
 from operator import ne
 
-from ..core import ReplicaView
+from ..core import Load, ReplicaView
 
 
 class News:
@@ -31,9 +31,9 @@ class News:
 
 
 class Falling:
-    """figure : of one replica, now."""
+    """figure : of one replica and its load."""
 
-    def __init__(self, figure: Callable[[ReplicaView], float]) -> None:
+    def __init__(self, figure: Callable[[ReplicaView, Load], float]) -> None:
         self._figure = figure
         self._news = News()
         self._bounds: list[float] = []
@@ -57,12 +57,13 @@ class Falling:
         if len(self._bounds) != len(views):
             self._bounds = [inf] * len(views)
         for i in changed:
-            self._bounds[i] = self._figure(views[i])
+            self._bounds[i] = self._figure(views[i], views[i].load_before)
 
     def _best(self, bounds: list[float], views: Sequence[ReplicaView]) -> int:
         """Position of the greatest of some figures that are known as bounds; its bound becomes the figure."""
         while True:
             best = bounds.index(max(bounds))
-            if bounds[best] == -inf or bounds[best] == (figure := self._figure(views[best])):
+            view = views[best]
+            if bounds[best] == -inf or bounds[best] == (figure := self._figure(view, view.load)):
                 return best
             bounds[best] = figure

@@ -34,12 +34,9 @@ class Freeness:
         check(self.target_tokens >= 0, "target_tokens", self.target_tokens, "0 or more tokens")
         self.falling = Falling(self.freeness)
 
-    def freeness(self, view: ReplicaView, load: Load | None = None, urgent: bool = False) -> float:
-        """Of one replica; -inf where it is emptied.
-
-        load : of `view`, if it is known already. urgent : as a high-priority request sees it, without headroom.
-        """
-        load = load or view.load
+    def freeness(self, view: ReplicaView, load: Load, urgent: bool = False) -> float:
+        """Of one replica with that load; -inf where it is emptied. urgent : as a high-priority request sees it, without
+        headroom."""
         if load.draining:
             return -inf
         batch, demand = self._batch_and_demand(view, load, urgent)
@@ -67,4 +64,4 @@ class Freeness:
 
     def headroom(self, view: ReplicaView) -> int:
         """Blocks that a replica with high-priority requests keeps free."""
-        return max(0, view.load.total_blocks - self.target_tokens // view.block_size)
+        return max(0, view.load_before.total_blocks - self.target_tokens // view.block_size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..core import ReplicaView, Request
+from ..core import Load, ReplicaView, Request
 from .falling import Falling
 
 
@@ -23,7 +23,6 @@ class Infaas:
         return self._spare.greatest(views)
 
 
-def _spare(view: ReplicaView) -> float:
+def _spare(view: ReplicaView, load: Load) -> float:
     """1 - load: 0 = full; less with a queue."""
-    load = view.load
     return (load.free_blocks - load.queued_blocks) / load.total_blocks

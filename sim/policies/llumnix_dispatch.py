@@ -29,7 +29,7 @@ class LlumnixDispatch(Freeness):
         """The freest."""
         if self.high_priority is None or request.priority > self.high_priority:
             return self.falling.greatest(views)
-        return max(self._high_places(request, views), key=lambda i: self.freeness(views[i], urgent=True))
+        return max(self._high_places(request, views), key=lambda i: self.freeness(views[i], views[i].load, urgent=True))
 
     def _high_places(self, request: Request, views: Sequence[ReplicaView]) -> Sequence[int]:
         held = [self.holds_high(view) for view in views]

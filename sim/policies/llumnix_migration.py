@@ -45,7 +45,7 @@ class LlumnixMigration(Freeness):
         sources = self._sources(views, now)
         if not sources:
             return [], min(self._innocent, default=inf)
-        targets = (i for i in self.falling.above(self.threshold, views) if not views[i].load.thrashing)
+        targets = (i for i in self.falling.above(self.threshold, views) if not views[i].load_before.thrashing)
         pairs = list(zip(sources, targets, strict=False))
         if self.balanced:
             pairs = [(i, j) for i, j in pairs if views[i].free_share < views[j].free_share]
@@ -64,13 +64,22 @@ class LlumnixMigration(Freeness):
         if min(innocent, default=inf) <= now:
             for i in [i for i, until in enumerate(innocent) if until <= now]:
                 view = views[i]
-                load = view.load
-                free = self.freeness(view, load)
-                if load.running and (free < self.threshold or load.thrashing):
-                    found.append((free, i))
-                else:
-                    innocent[i] = view.lasts(self.blocks_for(self.threshold, view, load) if load.running else 0)
+                innocent[i] = self._source_from(view, now)
+                if innocent[i] <= now:
+                    load = view.load
+                    free = self.freeness(view, load)
+                    if load.running and (free < self.threshold or load.thrashing):
+                        found.append((free, i))
         return [i for _, i in sorted(found)]
+
+    def _source_from(self, view: ReplicaView, now: int) -> int:
+        """The tick from which a replica may be a source, if there is no news."""
+        load = view.load_before
+        if not load.running:
+            return view.lasts(0)
+        if load.thrashing or load.draining:
+            return now
+        return view.lasts(self.blocks_for(self.threshold, view, load))
 
     def candidate(self, running: Sequence[Request]) -> Request | None:
         """Who moves, of the decoding requests of the source; not those for whom the headroom is kept."""

@@ -30,7 +30,7 @@ class LlumnixScaling(Freeness):
         have = len(views) + starting
         if not views:
             return have
-        free = [self.freeness(view) for view in views]
+        free = [self.freeness(view, view.load) for view in views]
         empty = max(view.load.total_blocks for view in views)
         total = sum(free) + empty * starting
         if total / have < self.low:

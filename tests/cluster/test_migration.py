@@ -106,7 +106,7 @@ def test_a_rebalancer_pairs_the_least_free_with_the_freest():
         def __init__(self, free, running, by_priority=None, **keys):
             self.id, self.free_share, self.by_priority = id(self), free / 100, by_priority or {}
             load = {"waiting": 0, "head_blocks": 0, "queued_blocks": 0, "thrashing": False, "draining": False, **keys}
-            self.load = Load(free, 100, running, **load)
+            self.load = self.load_before = Load(free, 100, running, **load)
 
     def pairs(views):
         return LlumnixMigration().pairs(views, 0)[0]
@@ -118,10 +118,14 @@ def test_a_rebalancer_pairs_the_least_free_with_the_freest():
     views[1] = View(10, 10, draining=True)  # goes first
     assert pairs(views)[0] == (1, 2)
     high = LlumnixMigration(high_priority=-1, target_tokens=160)
-    assert high.freeness(View(95, 1, {-1: 1})) == 95 - 90 and high.freeness(View(95, 1)) == 95
+
+    def freeness(policy, view):
+        return policy.freeness(view, view.load)
+
+    assert freeness(high, View(95, 1, {-1: 1})) == 95 - 90 and freeness(high, View(95, 1)) == 95
     waiting = {"waiting": 4, "head_blocks": 20, "queued_blocks": 60}
-    assert LlumnixMigration().freeness(View(40, 4, **waiting)) == (40 - 20) / 5  # the paper: the head's demand
-    assert LlumnixMigration(queued="all").freeness(View(40, 4, **waiting)) == (40 - 60) / 8  # the artifact
+    assert freeness(LlumnixMigration(), View(40, 4, **waiting)) == (40 - 20) / 5  # the paper: the head's demand
+    assert freeness(LlumnixMigration(queued="all"), View(40, 4, **waiting)) == (40 - 60) / 8  # the artifact
 
 
 def test_high_priority_requests_share_a_headroom(small):
@@ -131,7 +135,7 @@ def test_high_priority_requests_share_a_headroom(small):
     class View(FakeView):
         def __init__(self, number, free, running, high=0):
             self.id, self.by_priority = number, {-1: high}
-            self.load = Load(free, 100, running, 0, 0, 0, False, False)
+            self.load = self.load_before = Load(free, 100, running, 0, 0, 0, False, False)
 
     dispatch = LlumnixDispatch(high_priority=-1, target_tokens=320)  # 20 of 100 blocks
     urgent, normal = Request(0, 0, 0, 64), Request(1, 0, 0, 64)  # 4 blocks
