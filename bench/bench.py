@@ -2,8 +2,8 @@
 
 For each plan and policy: find the load at which the plan saturates (bisection on the overload verdict), replay 100,000
 requests with the lengths of the Azure conversation trace at 80 % of it through `servecast simulate --out`, and divide
-by the CPU seconds (user + system) of that process, start-up, reading and writing included. Ratios within one run are
-worth more than absolute figures: the machine may be shared.
+by the CPU seconds (user + system) of that process, start-up, reading and writing included. Likewise 64 replicas between
+which requests migrate. Ratios within one run are worth more than absolute figures: the machine may be shared.
 
 Prints a table in Markdown, for the README, and writes the same as JSON.
 """
@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import resource
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -178,10 +179,26 @@ def measure(requests: int, long: bool, folder: Path) -> Iterator[tuple[str, Row]
                 yield "bench-1, sparse", replay(trace_file, str(path), folder)
                 rate = 0.8 * limit
                 yield "bench-1, result files only", writing_against_simulating(rate, requests, folder / "out")
+    yield from migrating(requests, folder)
     for row in step_by_step((8, 64, 256, 1024)):
         yield "bench-1, every iteration by itself", row
     if long:
         yield "default, 61 days of BurstGPT-like load", replay(SIXTY_ONE_DAYS, "default", folder)
+
+
+def migrating(requests: int, folder: Path) -> Iterator[tuple[str, Row]]:
+    """Llumnix's study on 64 replicas that migrate, at half of what they carry and near all of it."""
+    study = runpy.run_path(str(HERE / "studies" / "llumnix.py"))
+    plan, trace_file = folder / "llumnix.yaml", folder / "trace.csv"
+    plan.write_text(yaml.safe_dump(study["keys_of"]({"name": "llumnix", "view_age": 0.0}, "llumnix", replicas=64)))
+    for mix in ("S-S", "M-M", "L-L"):
+        limit = 4 * study["carried"](mix, 10_000, 0)  # of 16
+        for load in (0.5, 0.95):
+            write(study["workload"](mix, load * limit, requests, 0), trace_file, "azure")
+            yield (
+                f"64 replicas, migration, {mix}, {load:.0%} of {limit:.3g} requests/s",
+                replay(trace_file, str(plan), folder),
+            )
 
 
 def machine() -> dict[str, str]:

@@ -363,6 +363,7 @@ class Load(NamedTuple):
 
     head_blocks, queued_blocks : KV blocks that the heads of its queues, and everybody in them, need to start.
     thrashing : somebody who was preempted waits. draining : it is to be emptied.
+    watermark_blocks : free blocks that an admission must leave free.
     """
 
     free_blocks: int
@@ -373,6 +374,7 @@ class Load(NamedTuple):
     queued_blocks: int
     thrashing: bool
     draining: bool
+    watermark_blocks: int = 0
 
 
 class ReplicaView(Protocol):

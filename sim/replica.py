@@ -191,8 +191,8 @@ def _engine_load(domain: Domain) -> int:
 
 
 def _sum(loads: Sequence[Load]) -> Load:
-    free, total, running, waiting, head, queued, thrashing, draining = (sum(c) for c in zip(*loads, strict=True))
-    return Load(free, total, running, waiting, head, queued, thrashing > 0, draining > 0)
+    free, total, running, waiting, head, queued, thrashing, draining, kept = (sum(c) for c in zip(*loads, strict=True))
+    return Load(free, total, running, waiting, head, queued, thrashing > 0, draining > 0, kept)
 
 
 def _load(domain: Domain, draining: bool) -> Load:
@@ -207,7 +207,9 @@ def _load(domain: Domain, draining: bool) -> Load:
         head = blocks(first.target) if first else 0
         queued = sum([blocks(r.target) for r in chain(rank.waiting, domain.inbox)])
         thrashing = thrashing or any(r.preemptions and r.generated for r in islice(rank.waiting, 8))
-    return Load(rank.pool.free, rank.total_blocks, rank.running, waiting, head, queued, thrashing, draining)
+    watermark = getattr(rank.kv, "watermark", 0.0) or getattr(rank.policy, "watermark", 0.0)
+    kept = int(watermark * rank.total_blocks)
+    return Load(rank.pool.free, rank.total_blocks, rank.running, waiting, head, queued, thrashing, draining, kept)
 
 
 def _prompts(domain: Domain) -> Iterator[tuple[int, int]]:

@@ -32,6 +32,9 @@ ALPHA = {128: 2.0, 256: 1.5, 512: 1.15}  # exponent of the power law by its mean
 MEANS = {"S": 128, "M": 256, "L": 512}
 LONGEST = 6144
 BLOCKS = 792
+# Seconds by which what the dispatcher sees is old. The authors' manager knows of an instance what it reported with its
+# last iteration (`vllm/engine/llm_engine_manager.py`), one or two of 50 ms ago, and adds nothing until the next report.
+VIEW_AGE = 0.1
 
 
 def lengths(n: int, mean: int, stream: Stream) -> np.ndarray:
@@ -52,18 +55,24 @@ def workload(mix: str, rate: float, n: int, seed: int, cv: float = 1.0, high: fl
     return RequestTable(np.cumsum(gaps), prompts, outputs, priority=priority)
 
 
-def plan(router: Any, rebalancer: Any = None, blocks: int = BLOCKS, replicas: int = 16, **keys: Any) -> Plan:
-    """The paper's cluster. LLaMA's position limit is lifted, as the authors' lengths need it."""
+def keys_of(
+    router: Any, rebalancer: Any = None, blocks: int = BLOCKS, replicas: int = 16, **keys: Any
+) -> dict[str, Any]:  # fmt: skip
+    """The plan file of the paper's cluster. LLaMA's position limit is lifted, as the authors' lengths need it."""
     pool = {
         "name": "llumnix", "hardware": "a10", "replicas": replicas, "num_gpu_blocks_override": blocks,
         "max_model_len": 2 * LONGEST, "max_num_batched_tokens": 2 * LONGEST, **keys.pop("pool", {}),
     }  # fmt: skip
-    data = {
+    return {
         "model": str(HERE / "llama-7b-16k.json"), "engine": str(HERE / "vllm-0.1.7.yaml"), "pools": [pool],
-        "router": router, "rebalancer": rebalancer, "links": {"network": {"bandwidth": 2e9}},
-        "topology": {"nic": "node"}, **keys,
+        "router": {"view_age": VIEW_AGE, **({"name": router} if isinstance(router, str) else router)},
+        "rebalancer": rebalancer, "links": {"network": {"bandwidth": 2e9}}, "topology": {"nic": "node"}, **keys,
     }  # fmt: skip
-    return plan_from(data, "llumnix")
+
+
+def plan(*args: Any, **keys: Any) -> Plan:
+    """The paper's cluster; arguments as `keys_of`."""
+    return plan_from(keys_of(*args, **keys), "llumnix")
 
 
 def figures(result: Run, mask: np.ndarray | None = None) -> dict[str, float]:
@@ -86,15 +95,16 @@ SYSTEMS: dict[str, tuple[Any, Any]] = {
 }  # fmt: skip
 MIXES = ("L-L", "L-S", "S-S", "M-M", "S-L")  # the authors' requests/s: 2.6-3.2, 10-22, 32-38, 7.4-8, 4.1-4.4
 LOADS = (0.5, 0.85, 0.95, 1.0)  # of what the cluster carries of a draw: those of one mix differ by a fifth
-KV_SWEEP = (792, 990, 1188)  # blocks, at the same requests/s as `SWEPT` with the first; 768 hold the longest request
+KV_SWEEP = (792, 990)  # blocks, at the same requests/s as `SWEPT` with the first; 768 hold the longest request
 SWEPT = 0.95
 PRIORITY_RATE = 26.0
 
 
 def carried(mix: str, n: int, seed: int) -> float:
-    """Requests/s at which the cluster saturates: what it finishes when all come at once, over the middle half."""
+    """Requests/s at which the cluster saturates: what it finishes when all come at once and are spread by what is the
+    case, over the middle half."""
     table = workload(mix, 1e6, n, seed)
-    done = Finished(run(table, plan("infaas"), seed=seed))
+    done = Finished(run(table, plan({"name": "infaas", "view_age": 0.0}), seed=seed))
     ends = np.sort(table.arrival[done.rows] + done.e2el)
     return float(n / 2 / (ends[3 * n // 4] - ends[n // 4]))
 

@@ -2,7 +2,11 @@
 
 A queued request at the head of its queue uses the blocks that it demands, the others none; a running one its blocks;
 high-priority requests also a headroom that keeps their replica near the speed of an empty one. Freeness is what is
-left, in KV blocks a request of the batch: the blocks' worth of decode steps until memory is full. It may be negative.
+left above the watermark, in KV blocks a request of the batch: the blocks' worth of decode steps until memory is full.
+It may be negative.
+
+The watermark is in the code (AlibabaPAI/llumnix, branch osdi24ae, 92f6f9d5, `vllm/instance_info.py`): without it a head
+that lacks just those blocks would leave its replica free enough to be left alone.
 """
 
 from __future__ import annotations
@@ -53,6 +57,7 @@ class Freeness:
             batch, demand = load.running + load.waiting, load.queued_blocks
         else:
             batch, demand = load.running + (load.waiting > 0), load.head_blocks
+        demand += load.watermark_blocks
         if self.high_priority is not None and not urgent and self.holds_high(view):
             demand += self.headroom(view)
         return batch or 1, demand
