@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from math import inf
 from typing import Literal
 
@@ -41,35 +42,43 @@ class LlumnixMigration(Freeness):
         check(self.max_stages >= 1, "max_stages", self.max_stages, "at least 1")
 
     def pairs(self, views: Sequence[ReplicaView], now: int) -> tuple[list[tuple[int, int]], float]:
-        """(source, target) positions. Where there are sources but no targets, none appear without news."""
-        sources = self._sources(views, now)
-        if not sources:
+        """(source, target) positions. Where there are no targets, none appear without news."""
+        suspects = self._suspects(views, now)
+        if not suspects:
             return [], min(self._innocent, default=inf)
         targets = (i for i in self.falling.above(self.threshold, views) if not views[i].load_before.thrashing)
-        pairs = list(zip(sources, targets, strict=False))
+        first = next(targets, None)
+        if first is None:
+            return [], now if any(view.news is None for view in views) else inf
+        pairs = list(zip(self._sources(views, suspects), chain([first], targets), strict=False))
         if self.balanced:
             pairs = [(i, j) for i, j in pairs if views[i].free_share < views[j].free_share]
-        return pairs, now if pairs or self.balanced or any(view.news is None for view in views) else inf
+        return pairs, now
 
-    def _sources(self, views: Sequence[ReplicaView], now: int) -> list[int]:
-        """Positions of those below the threshold or with somebody preempted, the least free first. Most are known not
-        to be among them."""
+    def _suspects(self, views: Sequence[ReplicaView], now: int) -> list[int]:
+        """Positions of those that may be sources; most are known not to be."""
         changed = self._news.since(views)
         if len(self._innocent) != len(views):
             self._innocent = [-1] * len(views)
         innocent = self._innocent
         for i in changed:
             innocent[i] = -1
+        if min(innocent, default=inf) > now:
+            return []
+        suspects = [i for i, until in enumerate(innocent) if until <= now]
+        for i in suspects:
+            if innocent[i] < 0:
+                innocent[i] = self._source_from(views[i], now)
+        return [i for i in suspects if innocent[i] <= now]
+
+    def _sources(self, views: Sequence[ReplicaView], suspects: Sequence[int]) -> list[int]:
+        """Those below the threshold or with somebody preempted, the least free first."""
         found = []
-        if min(innocent, default=inf) <= now:
-            for i in [i for i, until in enumerate(innocent) if until <= now]:
-                view = views[i]
-                innocent[i] = self._source_from(view, now)
-                if innocent[i] <= now:
-                    load = view.load
-                    free = self.freeness(view, load)
-                    if load.running and (free < self.threshold or load.thrashing):
-                        found.append((free, i))
+        for i in suspects:
+            load = views[i].load
+            free = self.freeness(views[i], load)
+            if load.running and (free < self.threshold or load.thrashing):
+                found.append((free, i))
         return [i for _, i in sorted(found)]
 
     def _source_from(self, view: ReplicaView, now: int) -> int:
