@@ -236,42 +236,34 @@ class RankView(Protocol):
     @property
     def decodes(self) -> int:
         """Decoding requests that may run now, in list order."""
-        ...
 
     @property
     def prefills(self) -> Sequence[Request]:
         """Admitted requests whose prompt is not complete and that may run now, in list order."""
-        ...
 
     @property
     def running(self) -> int:
         """Requests on the running list, in flight or not."""
-        ...
 
     @property
     def waiting(self) -> Iterable[Request]:
         """The queue, head first; falsy when empty."""
-        ...
 
     @property
     def fifo(self) -> bool:
         """Whether arrivals join the queue at its tail."""
-        ...
 
     @property
     def swapped(self) -> Sequence[Request]:
         """Requests whose blocks are on the host, oldest first."""
-        ...
 
     @property
     def preempted(self) -> int:
         """Requests preempted since the last step."""
-        ...
 
     @property
     def steps(self) -> int:
         """Iterations that have been computed here."""
-        ...
 
     @property
     def free_blocks(self) -> int: ...
@@ -280,12 +272,10 @@ class RankView(Protocol):
     @property
     def decode_demand(self) -> int:
         """Blocks that one iteration of all `decodes` takes."""
-        ...
 
     @property
     def caching(self) -> bool:
         """Whether prefixes are cached; without, `lookup` finds nothing and `promise` does nothing."""
-        ...
 
     def lookup(self, request: Request, promised: dict[int, int], taken: int = 0) -> tuple[int, int]:
         """(blocks of a waiting request in the prefix cache, free blocks that using them takes).
@@ -293,23 +283,18 @@ class RankView(Protocol):
         promised : a dictionary of the policy's own, filled by `promise` for those it admits in the same step.
         taken : free blocks that the step takes before it; what they held cannot be found any more.
         """
-        ...
 
     def path(self, request: Request) -> Sequence[Run]:
         """The runs of a prompt that are in the prefix cache, from its head on; see `radix`."""
-        ...
 
     def promise(self, request: Request, tokens: int, promised: dict[int, int]) -> None:
         """Note that a request is admitted and that its first `tokens` tokens will be in the cache."""
-        ...
 
     def ordered(self) -> list[Request]:
         """Decodes and prefills that may run now, in list order. O(n): for rare decisions."""
-        ...
 
     def ranked(self, requests: Iterable[Request]) -> list[Request]:
         """Requests, waiting or not, in the queue policy's order."""
-        ...
 
 
 class BatchPolicy(Protocol):
@@ -336,15 +321,12 @@ class KVPolicy(Protocol):
 
     def admission(self, request: Request, tokens: int, view: RankView) -> tuple[int, int]:
         """(blocks to hold, blocks that must be free) to admit a request and have its first `tokens` in the cache."""
-        ...
 
     def resumption(self, request: Request, view: RankView) -> tuple[int, int]:
         """The same, to bring a swapped-out request back and run it."""
-        ...
 
     def victim(self, running: Sequence[Request]) -> Request:
         """Who loses its blocks when someone in `running` (list order) cannot grow."""
-        ...
 
 
 class QueuePolicy(Protocol):
@@ -355,15 +337,13 @@ class QueuePolicy(Protocol):
 
     def key(self, request: Request) -> tuple[float, ...]:
         """Smaller runs first; ties go to the earlier arrival."""
-        ...
 
 
 class Load(NamedTuple):
     """What a replica has to do.
 
     head_blocks, queued_blocks : KV blocks that the heads of its queues, and everybody in them, need to start.
-    thrashing : somebody who was preempted waits. draining : it is to be emptied.
-    watermark_blocks : free blocks that an admission must leave free.
+    thrashing : somebody who was preempted waits. draining : it is to be emptied. watermark_blocks : kept by admissions.
     """
 
     free_blocks: int

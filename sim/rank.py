@@ -280,11 +280,7 @@ class Rank:
 
     def extra_blocks(self, batch: Batch, iterations: int) -> int:
         """Blocks that so many iterations of a launched batch take beyond the first one's."""
-        cohorts = batch.cohorts
-        need = 0
-        if batch.decodes:
-            need = cohorts[0].demand(iterations) if len(cohorts) == 1 else sum([c.demand(iterations) for c in cohorts])
-            need -= batch.granted
+        need = sum([c.demand(iterations) for c in batch.cohorts]) - batch.granted if batch.decodes else 0
         for request, tokens in batch.parts:
             need += max(0, self.limits.blocks(request.computed + iterations * tokens) - request.blocks)
         return need
