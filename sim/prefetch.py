@@ -62,7 +62,7 @@ class Prefetcher:
 
     def look_soon(self, engine: Any, now: int) -> None:
         """The queue of an engine has changed."""
-        if engine in self._levels:
+        if len(self._levels.get(engine, ())) > 1:  # who decodes may have one tier, or none
             self.cluster.post(now + 1, self._look, engine)
 
     def _look(self, engine: Any) -> None:

@@ -34,7 +34,7 @@ SHAPES = {
     "tiers": ([{"replicas": 3, "num_gpu_blocks_override": 75}], {"tiers": {"levels": [HOST, POOL], "prefetch": 3}}),
     "tiers, prefill and decode": (
         [{"role": "prefill", "replicas": 2, "num_gpu_blocks_override": 90}, {"role": "decode", "replicas": 2}],
-        {"tiers": {"levels": [HOST, POOL], "overlap": "serial"}},
+        {"tiers": {"levels": [HOST, POOL], "overlap": "serial", "prefetch": 2}},
     ),
     "copies and a store": (
         [{"role": "prefill", "replicas": 3, "num_gpu_blocks_override": 90}, {"role": "decode", "replicas": 2}],
