@@ -59,6 +59,7 @@ class FakeView:
     steps: int = 0
     in_flight: int = 0  # running requests that are in a batch under way
     caching: bool = False  # prefix caching, which has tests of its own
+    path: object = list
 
     @property
     def decodes(self):
