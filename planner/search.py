@@ -47,6 +47,12 @@ class Tried:
     def name(self) -> str:
         return " + ".join(f"{n} x {name}" for name, n in sorted(self.counts.items()))
 
+    @property
+    def settled(self) -> bool:
+        """Whether it shall not be proposed again, though smaller fleets may be: a near miss, or one that met the SLO
+        and whose power the program may still think less than it was."""
+        return self.price != self.usd_per_hour if self.verdict.met else self.verdict.beyond < _NEAR
+
 
 @dataclass(frozen=True)
 class Found:
@@ -76,7 +82,6 @@ class Search:
         self._gap, self._diverse = gap, diverse
         self._tried: dict[tuple[tuple[str, int], ...], Tried] = {}
         self._cuts: list[Counts] = []
-        self._settled: list[Counts] = []  # fleets that nothing more is asked of, though smaller ones may be
         self._best: Tried | None = None
         self._misses = 0  # of promising fleets, since one met the SLO
 
@@ -100,7 +105,8 @@ class Search:
         return self.market.problem(self._cuts)
 
     def _solve(self, aim: Aim = "price", avoid: Sequence[Counts] = (), **limits: Any) -> Fleet | Outcome:
-        avoid = [*self._settled, *(counts for counts in avoid if counts not in self._settled)]
+        settled = [tried.counts for tried in self._tried.values() if tried.settled]
+        avoid = [*settled, *(counts for counts in avoid if counts not in settled)]
         problem = undominated(self.problem(), avoid)
         if self._best:
             problem = below(problem, self._best.price * (1 - _STEP))
@@ -247,12 +253,8 @@ class Search:
         affordable = usd <= (self.market.inventory.budget_per_hour or inf)
         if verdict.met and affordable and (self._best is None or tried.price < self._best.price):
             self._best = tried
-        if verdict.met:
-            if tried.price != usd:  # with power, known only now: the program may still think it cheaper
-                self._settled.append(counts)
-        elif verdict.beyond < _NEAR:
-            self._settled.append(counts)
-        elif not any(_within(counts, cut) for cut in self._cuts):
+        clear = not verdict.met and verdict.beyond >= _NEAR
+        if clear and not any(_within(counts, cut) for cut in self._cuts):
             self._cuts = [cut for cut in self._cuts if not _within(cut, counts)] + [counts]
         return tried
 

@@ -169,3 +169,16 @@ def test_a_replica_carries_more_in_a_larger_pool() -> None:
     candidate = next(known.known[name].candidate for name in known.known if "a100" in name)
     one, six = (known.capacity.pooled(candidate, n, 0.0, 0.25 * n) for n in (1, 6))
     assert one.high < six.low
+
+
+def test_a_near_miss_that_is_noted_twice_is_left_out_once() -> None:
+    """A type's fleets are noted when it is tried alone, though one of them may have been proposed before."""
+    inventory, table, asked = random_case(19)
+    search = Search(market(inventory, table, asked), solver="highs")
+    name = next(iter(search.market.known))
+    tried = search.attempt({name: 1})
+    near = replace(tried.verdict, met=False, beyond=1.2)
+    for _ in range(2):
+        search._note({name: 1}, near)
+    found = search.run()
+    assert found.best and found.best.counts != {name: 1}
