@@ -69,8 +69,9 @@ def _binding(problem: Problem, search: Search) -> list[str]:
             lines.append(f"one more {rest} would save {-dual:.4g} {unit}")
         elif name == "budget":
             lines.append(f"one more $/h of budget would save {-dual:.4g} {unit}")
-        elif name == "carried":
-            lines.append(f"1 % more load would cost {dual / 100:.4g} {unit}")
+        elif kind == "carried":
+            what = {"mixed": "load", "prefill": "prompts", "decode": "answers"}[rest]
+            lines.append(f"1 % more {what} would cost {dual / 100:.4g} {unit}")
         elif kind == "load":
             w, _, phase = rest.split("_")
             what = {"mixed": "requests", "prefill": "prompts", "decode": "answers"}[phase]

@@ -18,6 +18,8 @@ from .milp import Outcome, Program, total
 from .problem import Aim, Counts, Offer, Problem, Scenario, bandwidth, pairs_of, phases_of
 from .promise import add_promise
 
+_GB = 1e9  # bytes: solvers dislike factors of many magnitudes
+
 
 @dataclass(frozen=True)
 class Fleet:
@@ -182,10 +184,10 @@ class _Model:
         sent_by: dict[int, list[Any]] = {i: [] for i in fastest}
         for b, amounts in enumerate(self.loads[0]):
             for i in fastest.keys() & amounts.keys():
-                sent_by[i].append(problem.offers[i].kv_bytes[b] * amounts[i])
+                sent_by[i].append(problem.offers[i].kv_bytes[b] / _GB * amounts[i])
         for i, sent in sent_by.items():
             if fastest[i] < inf:
-                room = seconds * fastest[i] * self.counts[problem.offers[i].name]
+                room = seconds * fastest[i] / _GB * self.counts[problem.offers[i].name]
                 self.program.require(total(sent) <= room, f"network_{i}")
         if problem.closed or problem.links or problem.zones:
             self._move_between_pairs(seconds)
@@ -204,9 +206,9 @@ class _Model:
             for (p, d), flow in flows.items():
                 zones = problem.zones.get(problem.offers[p].gpu, ""), problem.zones.get(problem.offers[d].gpu, "")
                 if zones in problem.links:
-                    through.setdefault(zones, []).append(problem.offers[p].kv_bytes[b] * flow)
+                    through.setdefault(zones, []).append(problem.offers[p].kv_bytes[b] / _GB * flow)
         for zones, sent in through.items():
-            self.program.require(total(sent) <= seconds * problem.links[zones], "link_{}_{}".format(*zones))
+            self.program.require(total(sent) <= seconds * problem.links[zones] / _GB, "link_{}_{}".format(*zones))
 
     def _open(self, prefill: int, decode: int, bucket: int) -> bool:
         offers = self.problem.offers

@@ -78,7 +78,7 @@ class Program:
         return self.variables[name]
 
     def require(self, constraint: Any, name: str) -> None:
-        """Add a constraint."""
+        """Add a constraint. HiGHS takes no factor above 1e15."""
         self._problem.addConstraint(constraint, name)
 
     def aim(self, expression: Any) -> None:
@@ -119,6 +119,7 @@ def _highs(problem: Any, time_limit: float, relaxed: bool) -> dict[str, Any]:
     with suppress(IndexError):  # PuLP 3.3 looks for values where HiGHS has found none
         problem.solve(pulp.HiGHS(mip=not relaxed, msg=False, timeLimit=limit, gapRel=_RELATIVE_GAP, threads=1))
     model = problem.solverModel
+    assert model.getNumRow() == len(problem.constraints()), "HiGHS has refused a constraint, and PuLP does not say so"
     info, status = model.getInfo(), model.modelStatusToString(model.getModelStatus())
     if status in ("Infeasible", "Primal infeasible or unbounded"):
         return {"status": "infeasible"}

@@ -145,3 +145,14 @@ def test_replicas_make_up_for_each_others_misses() -> None:
     together, shares = balance(both, {"a": 1, "b": 1}, "highs")
     assert together > alone + 0.5
     assert sum(shares[0].values()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("solver", ["highs", "cbc"])
+def test_what_one_more_unit_is_worth_over_fast_links(solver: str) -> None:
+    """A day over 900 GB/s is 8e16 bytes, a factor that HiGHS refuses with its row: rows and duals must stay in step."""
+    day = replace(pair(network=9e11), scenarios=(Scenario("day", 86400.0, (864000.0,)),))
+    relaxed = solve_fleet(day, solver=solver, relaxed=True)
+    assert isinstance(relaxed, Fleet)
+    more = {name: dual for name, dual in relaxed.outcome.duals.items() if abs(dual) > 1e-6}
+    kinds = {name.split("_")[0] for name in more}
+    assert kinds and kinds <= {"load", "busy", "carried", "network"}
