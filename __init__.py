@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .configs.plan import load_plan as load_plan
     from .configs.slo import load_slo as load_slo
     from .errors import InputError as InputError
-    from .sim.report import build_report as build_report
+    from .sim.report.report import build_report as build_report
     from .sim.run import run as run
     from .traces.load import load as load_trace
     from .workbench.api import capacity as capacity
@@ -29,7 +29,7 @@ __all__ = [
 _HOME = {
     "InputError": "errors:InputError",
     "Report": "workbench.report:Report",
-    "build_report": "sim.report:build_report",
+    "build_report": "sim.report.report:build_report",
     "capacity": "workbench.api:capacity",
     "compare": "workbench.compare:compare",
     "load_plan": "configs.plan:load_plan",

@@ -72,12 +72,13 @@ def _number(kind: type, expected: str) -> Callable[[str], Any]:
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line; imports no more than argparse needs."""
     from .costmodels import commands as costmodel_commands
-    from .planner import capacity_commands, sweep_commands
+    from .planner import capacity_commands
     from .planner import commands as planner_commands
+    from .planner.sweep import commands as sweep_commands
     from .profiling import commands as profiling_commands
     from .profiling import validation_commands
-    from .sim import bench_commands
     from .sim import commands as sim_commands
+    from .sim.published import commands as bench_commands
     from .traces import commands as trace_commands
     from .workbench import compare_commands, policy_commands, report_commands
     from .workbench.completion import SHELLS, script

@@ -31,10 +31,10 @@ import yaml
 
 from servecast.configs.plan import Plan, load_plan
 from servecast.sim import core
-from servecast.sim.overload import overload_verdict
-from servecast.sim.report import build_report, package_version
+from servecast.sim.report.overload import overload_verdict
+from servecast.sim.report.report import build_report, package_version
+from servecast.sim.report.write import prepare_folder, write_json, write_results
 from servecast.sim.run import run
-from servecast.sim.write import prepare_folder, write_json, write_results
 from servecast.traces.generate import generate
 from servecast.traces.spec import load_spec
 from servecast.traces.table import RequestTable

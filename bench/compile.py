@@ -13,8 +13,9 @@ import sys
 # What a leap touches, with all subclasses: an interpreted class cannot extend a compiled one. The block pools stay
 # interpreted for that reason: the real engine has its own.
 INNER_LOOP = [
-    "costmodels/mixed", "costmodels/skipping", "costmodels/stage", "sim/asynchronous", "sim/capped", "sim/cohort",
-    "sim/core", "sim/domain", "sim/leap", "sim/lockstep", "sim/pipeline", "sim/rank", "sim/streams", "sim/timeshare",
+    "costmodels/mixed", "costmodels/skipping", "costmodels/stage", "sim/engine/asynchronous", "sim/engine/capped",
+    "sim/engine/cohort", "sim/core", "sim/engine/domain", "sim/engine/leap", "sim/engine/lockstep",
+    "sim/engine/pipeline", "sim/engine/rank", "sim/engine/streams", "sim/engine/timeshare",
 ]  # fmt: skip
 
 

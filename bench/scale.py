@@ -24,8 +24,8 @@ from servecast.configs.plan import Plan, load_plan
 from servecast.configs.slo import SLO, Objective
 from servecast.planner.capacity import capacity
 from servecast.sim.core import Request
-from servecast.sim.prefix import PrefixPool
-from servecast.sim.report import package_version
+from servecast.sim.kv.prefix import PrefixPool
+from servecast.sim.report.report import package_version
 from servecast.sim.run import run
 from servecast.traces.columns import PrefixBlocks
 from servecast.traces.generate import generate

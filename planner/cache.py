@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..sim.write import prepare_folder
+from ..sim.report.write import prepare_folder
 
 _PACKAGE = Path(__file__).parents[1]
 _JUDGING = ("hopeless", "intervals", "judge", "targets")  # modules beside this one

@@ -11,8 +11,8 @@ from ..configs.plan import LONGEST, Plan
 from ..configs.slo import SLO
 from ..errors import InputError, unknown_name
 from ..sim.deploy import deploy
-from ..sim.metrics import Finished
-from ..sim.report import build_report
+from ..sim.report.metrics import Finished
+from ..sim.report.report import build_report
 from ..sim.run import run
 from ..traces.table import RequestTable
 from ..traces.transform import scale_rate

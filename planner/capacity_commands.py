@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..traces.commands import add_changing, add_reading, change_trace, read_trace
-from .status_line import StatusLine
+from .sweep.status_line import StatusLine
 
 if TYPE_CHECKING:  # a handler imports what it uses: the command line must start fast
     from ..configs.plan import Plan
@@ -53,7 +53,7 @@ def capacity_command(args: argparse.Namespace) -> int:
     """Search, draw the curve, write, print."""
     from ..configs.plan import load_plan
     from ..configs.slo import load_slo
-    from ..sim.write import json_text, prepare_folder
+    from ..sim.report.write import json_text, prepare_folder
 
     if args.seeds < 1:
         raise InputError("--seeds", str(args.seeds), "at least 1")
@@ -143,7 +143,7 @@ def _valued(probe: Probe) -> list[str]:
 
 def _summary(args: argparse.Namespace, results: dict[int, CapacityResult]) -> dict[str, Any]:
     """What `capacity.json` holds."""
-    from ..sim.confidence import intervals
+    from ..sim.report.confidence import intervals
 
     seeds = []
     for seed, result in results.items():
@@ -166,9 +166,9 @@ def _summary(args: argparse.Namespace, results: dict[int, CapacityResult]) -> di
 def _write(
     args: argparse.Namespace, plan: Plan, slo: SLO, tables: dict[int, RequestTable], summary: dict[str, Any]
 ) -> None:
-    from ..sim.write import write_json
+    from ..sim.report.write import write_json
     from .knee import SHARES, knee_curve, write_knee_plot
-    from .sweep_table import write_table
+    from .sweep.table import write_table
 
     write_json(summary, args.out / "capacity.json")
     line = StatusLine()

@@ -90,7 +90,7 @@ def _instance_command(args: argparse.Namespace) -> int:
 def _search_command(args: argparse.Namespace) -> int:
     """0 with a plan, 1 where no fleet of the inventory meets the SLO."""
     from ..configs.slo import load_slo
-    from ..sim.write import json_text, prepare_folder
+    from ..sim.report.write import json_text, prepare_folder
     from .inventory import load_inventory
     from .planning import plan_fleet
     from .summary import summary
@@ -132,7 +132,7 @@ def _options(args: argparse.Namespace) -> Options:
 
 
 def _write(planned: Planned, folder: Path) -> None:
-    from ..sim.write import write_json
+    from ..sim.report.write import write_json
     from .pareto import plot
     from .planfile import write_plan
 

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from ..sim.write import write_bytes
+from ..sim.report.write import write_bytes
 
 
 def panels(titles: list[str]) -> tuple[Any, list[Any]]:

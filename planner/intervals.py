@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..configs.slo import SLO
-from ..sim.metrics import Finished
+from ..sim.report.metrics import Finished
 from ..traces.streams import Stream
 
 _BLOCKS = 40  # of consecutive requests: neighbours share bursts, so they are drawn together

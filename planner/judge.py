@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..configs.plan import Plan
-from ..sim.metrics import Finished
-from ..sim.report import build_report
+from ..sim.report.metrics import Finished
+from ..sim.report.report import build_report
 from ..sim.run import Run, run
 from ..traces.table import RequestTable
 from .cache import Cache, fingerprint

@@ -10,15 +10,15 @@ import numpy as np
 
 from ..configs.plan import Plan
 from ..configs.slo import SLO
-from ..sim.confidence import intervals
 from ..sim.deploy import deploy
-from ..sim.report import build_report
+from ..sim.report.confidence import intervals
+from ..sim.report.report import build_report
 from ..sim.run import run
 from ..traces.table import RequestTable
 from ..traces.transform import scale_rate
 from .capacity import misses, request_rate
 from .figures import panels, save
-from .sweep_table import Record, headline
+from .sweep.table import Record, headline
 
 SHARES = (0.1, 0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5)  # of the capacity: closest at the knee
 _LATENCIES = tuple(f"{s}_{m}_ms" for m in ("ttft", "tpot", "itl", "e2el") for s in ("mean", "p50", "p90", "p95", "p99"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ..sim.write import replace_file
+from ..sim.report.write import replace_file
 from .fleet import Fleet, solve_fleet
 from .search import Search, Tried
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from ..configs.plan import Plan, plan_from
-from ..sim.write import replace_file
+from ..sim.report.write import replace_file
 from .candidates import Candidate, plan_values
 from .inventory import Inventory
 from .promise import Routing

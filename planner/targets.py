@@ -8,7 +8,7 @@ from math import ceil, inf
 
 from ..configs.slo import METRICS, SLO, Objective
 from ..errors import InputError
-from ..sim.metrics import Finished
+from ..sim.report.metrics import Finished
 
 _BEYOND = 5  # requests that must lie beyond a percentile before it says anything
 _PHASES = {"prefill": ("ttft",), "decode": ("tpot", "itl")}  # what a role can be judged by, without the other one

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ..errors import InputError
-from ..sim.write import write_json
+from ..sim.report.write import write_json
 from .machine import Machine, ceilings, find_machine, make_timer
 from .results import configurations
 from .timer import Call, Timer

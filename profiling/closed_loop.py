@@ -23,9 +23,9 @@ from ..errors import InputError
 from ..real_backend.clocks import CpuClock, WallClock
 from ..real_backend.serve import Server, servable
 from ..sim.deploy import deploy
-from ..sim.report import build_report
+from ..sim.report.report import build_report
+from ..sim.report.write import write_json, write_results
 from ..sim.run import Run, run
-from ..sim.write import write_json, write_results
 from ..traces.streams import Stream
 from ..traces.table import RequestTable
 from .grids import Grid, load_grid

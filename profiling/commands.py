@@ -62,7 +62,7 @@ def profile_command(args: argparse.Namespace) -> int:
 
     summary = profile(task, _say)
     if args.json:
-        from ..sim.write import json_text
+        from ..sim.report.write import json_text
 
         print(json_text(summary))
     else:
@@ -81,7 +81,7 @@ def closed_loop_command(args: argparse.Namespace) -> int:
 
     verdict: Verdict = closed_loop(task, args.requests, args.seed, _say)
     if args.json:
-        from ..sim.write import json_text
+        from ..sim.report.write import json_text
 
         print(json_text(verdict.as_dict()))
     else:

@@ -23,7 +23,7 @@ from ..costmodels.tablecost import MeasuredCost
 from ..errors import InputError
 from ..real_backend.graphs import DecodeGraphs
 from ..real_backend.model import KV_DTYPES, Model, check_supported
-from ..sim.write import prepare_folder, write_json
+from ..sim.report.write import prepare_folder, write_json
 from . import collectives, shares
 from .copies import copy_calls
 from .grids import Grid, load_grid, spread

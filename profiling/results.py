@@ -17,7 +17,7 @@ from ..configs.engine import find_engine
 from ..configs.model import Attention, DenseMLP, ModelCard
 from ..costmodels.table import KINDS, MeasuredModel, Provenance, TableSet, make_table
 from ..costmodels.tablefile import save_tables
-from ..sim.report import package_version
+from ..sim.report.report import package_version
 from .journal import Journal
 from .machine import Machine
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from ..costmodels.base import TICKS_PER_SECOND
 from ..errors import InputError, unknown_name
-from ..sim.gaps import Gaps
-from ..sim.metrics import Finished
-from ..sim.overload import overload_verdict
+from ..sim.report.gaps import Gaps
+from ..sim.report.metrics import Finished
+from ..sim.report.overload import overload_verdict
 from ..sim.run import Run, run
 from ..traces.columns import Floats
 from ..traces.files import replacing_text

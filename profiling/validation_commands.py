@@ -63,7 +63,7 @@ def _load(args: argparse.Namespace) -> RecordedRun:
 
 def validate_command(args: argparse.Namespace) -> int:
     """Simulate, compare, write, judge."""
-    from ..sim.write import json_text, prepare_folder, write_json
+    from ..sim.report.write import json_text, prepare_folder, write_json
     from .noise import spread
     from .validate import compare, missed, parse_limits, validation, write_requests
 
@@ -121,7 +121,7 @@ def calibrate_command(args: argparse.Namespace) -> int:
     """Fit, report, write."""
     import yaml
 
-    from ..sim.write import json_text, prepare_folder, write_json
+    from ..sim.report.write import json_text, prepare_folder, write_json
     from ..traces.files import replacing_text
     from .calibrate import calibrate
 

@@ -7,9 +7,9 @@ prefix then read the same blocks of the cache.
 from __future__ import annotations
 
 from ..sim.core import Request
-from ..sim.freelist import Run
-from ..sim.kv import BlockPool
-from ..sim.prefix import PrefixPool
+from ..sim.kv.freelist import Run
+from ..sim.kv.pool import BlockPool
+from ..sim.kv.prefix import PrefixPool
 
 
 class Tables:

@@ -15,7 +15,7 @@ import torch
 from ..costmodels.base import ticks
 from ..errors import InputError
 from ..sim.core import Request
-from ..sim.oracle import ListEngine
+from ..sim.engine.oracle import ListEngine
 from ..sim.records import Recorder
 from .batch import Row, make_batch
 from .blocks import Placed, placed

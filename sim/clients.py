@@ -13,7 +13,7 @@ from simpy.events import Event
 from ..costmodels.base import TICKS_PER_SECOND, ticks
 from ..traces.columns import Floats
 from ..traces.table import RequestTable
-from .cluster import Cluster
+from .cluster.cluster import Cluster
 from .core import Request
 from .events import ARRIVALS, Clock, Moment
 from .records import End

@@ -93,9 +93,9 @@ def simulate_command(args: argparse.Namespace) -> int:
     """Run, report, write."""
     from ..configs.plan import load_plan
     from ..configs.slo import load_slo
-    from .terminal import table
+    from .report.terminal import table
+    from .report.write import json_text, write_results
     from .workload import read_workload
-    from .write import json_text, write_results
 
     _check_flags(args)
     plan = load_plan(args.plan)
@@ -108,7 +108,7 @@ def simulate_command(args: argparse.Namespace) -> int:
         if args.out:
             write_results(first, report, args.out)
         if args.plots:
-            from .plots import write_plots
+            from .report.plots import write_plots
 
             write_plots(first, args.out)
         if args.checkpoint is not None and not report["simulation"]["interrupted"]:
@@ -201,7 +201,7 @@ def _in_plan(name: str) -> Iterator[None]:
 @contextmanager
 def _folder(path: Path | None) -> Iterator[None]:
     """Make sure early that results can be written to `path`, and leave no new folder behind if there are none."""
-    from .write import prepare_folder
+    from .report.write import prepare_folder
 
     made = path is not None and not path.exists()
     if path:
@@ -216,8 +216,8 @@ def _folder(path: Path | None) -> Iterator[None]:
 
 def _repeat(args: argparse.Namespace, plan: Plan, slo: SLO | None, workload: Workload) -> tuple[Run, dict[str, Any]]:
     """The run with the first seed, and its report with the intervals over all seeds."""
-    from .confidence import intervals
-    from .report import build_report
+    from .report.confidence import intervals
+    from .report.report import build_report
     from .workload import read_workload
 
     first = _run(args, plan, workload, args.seed)
@@ -248,7 +248,7 @@ def _repeat(args: argparse.Namespace, plan: Plan, slo: SLO | None, workload: Wor
 def _checkpoint(args: argparse.Namespace, plan: Plan, workload: Workload, seed: int) -> Checkpoint:
     """Where this run's state is saved, and what makes it this run's."""
     from .checkpoint import Checkpoint
-    from .report import package_version
+    from .report.report import package_version
 
     identity = {
         "version": package_version(), "plan": plan.fingerprint(), "trace": workload.requests.fingerprint(),

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from .cohort import Cohort
-    from .freelist import Run
+    from .engine.cohort import Cohort
+    from .kv.freelist import Run
     from .program import Program
 
 FOREVER = 1 << 62  # a number of iterations that no run reaches

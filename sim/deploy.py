@@ -28,19 +28,19 @@ from ..costmodels.techniques import page_tokens, with_techniques
 from ..costmodels.transfer import swap_seconds
 from ..errors import InputError, unknown_name
 from ..traces.columns import PrefixBlocks
-from .adapters import AdapterPool, with_adapters
-from .blocks import check_blocks
+from .cluster.dynamics import check_dynamics
+from .cluster.roles import check_roles
+from .cluster.tenancy import Tenancy, check_tenancy, tenancy
 from .core import BatchPolicy, CappedLimits, KVPolicy, Limits, QueuePolicy, Router
-from .dynamics import check_dynamics
-from .eviction import Eviction, EvictionPolicy
-from .kv import BlockPool
+from .engine.adapters import AdapterPool, with_adapters
+from .engine.blocks import check_blocks
+from .keep.retention import check_retention
+from .keep.reuse import ReusePool
+from .kv.eviction import Eviction, EvictionPolicy
+from .kv.pool import BlockPool
+from .kv.prefix import PrefixPool
+from .kv.swapspace import SwapSpace
 from .policies.registry import make_policy
-from .prefix import PrefixPool
-from .retention import check_retention
-from .reuse import ReusePool
-from .roles import check_roles
-from .swapspace import SwapSpace
-from .tenancy import Tenancy, check_tenancy, tenancy
 
 
 @dataclass(frozen=True)

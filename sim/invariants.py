@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from .cluster import Cluster
+from .cluster.cluster import Cluster
 from .records import COMPONENTS, TIMES, End, Recorder
 from .services import Services
 

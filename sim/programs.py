@@ -11,7 +11,7 @@ from ..costmodels.base import ticks
 from ..traces.table import RequestTable
 from ..traces.workflow import expected_output, share_of_work
 from .clients import as_ticks
-from .cluster import Cluster
+from .cluster.cluster import Cluster
 from .core import Request
 from .events import ARRIVALS, Clock, Moment
 from .program import Program

@@ -20,34 +20,34 @@ from ..traces.columns import Floats
 from ..traces.streams import Stream
 from ..traces.table import RequestTable
 from . import core
-from .adapters import AdapterTimes, Beside, adapters_of
-from .asynchronous import AheadDomain
-from .blocks import BlockTimes, models_of
 from .checkpoint import Checkpoint, CheckpointDue
 from .clients import ClosedLoop, OpenLoop, Patience
-from .cluster import Cluster, TraceColumns
+from .cluster.cluster import Cluster, TraceColumns
+from .cluster.dynamics import most_replicas
+from .cluster.replica import Replica
+from .cluster.semantic import FrontEnd
+from .cluster.tenancy import share_gpus
 from .core import Request
 from .declared import check_declared
 from .deploy import Deployment, deploy, make_router
-from .domain import Domain
-from .dynamics import most_replicas
+from .engine.adapters import AdapterTimes, Beside, adapters_of
+from .engine.asynchronous import AheadDomain
+from .engine.blocks import BlockTimes, models_of
+from .engine.domain import Domain
+from .engine.lockstep import Lockstep, LockstepLane
+from .engine.oracle import ListEngine
+from .engine.pipeline import PipelineDomain
+from .engine.rank import Rank
+from .engine.speculation import speculative
+from .engine.streams import StreamsDomain
+from .engine.timeshare import TimeSharedDomain
 from .events import ARRIVALS, Clock, Moment
 from .interrupt import interruptible
 from .invariants import check_invariants
-from .lockstep import Lockstep, LockstepLane
-from .oracle import ListEngine
-from .pipeline import PipelineDomain
 from .policies.registry import third_party_modules
 from .programs import ProgramClients
-from .rank import Rank
 from .records import End, Recorder
-from .replica import Replica
-from .semantic import FrontEnd
 from .services import Services, wanted
-from .speculation import speculative
-from .streams import StreamsDomain
-from .tenancy import share_gpus
-from .timeshare import TimeSharedDomain
 
 BETWEEN_LOOKS = 512  # requests that end between two looks at the real clock
 _LARGE = 50_000  # requests: the many short runs of a search need not pay for looking through all objects

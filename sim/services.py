@@ -11,25 +11,25 @@ from ..configs.topology import Disaggregation
 from ..costmodels.shapes import model_kv_shape
 from ..traces.streams import Stream
 from ..traces.table import RequestTable
-from .borrowing import Borrowing
-from .cluster import Cluster
+from .cluster.cluster import Cluster
+from .cluster.dynamics import fault_events, make_autoscaler, start_up_ticks
+from .cluster.faults import FaultInjector
+from .cluster.handoff import Handoff
+from .cluster.limbo import Limbo
+from .cluster.links import Network
+from .cluster.migration import Migrator, Rebalancing
+from .cluster.replica import Replica
+from .cluster.roles import disaggregated, make_admission, make_decode_router, make_rebalancer
+from .cluster.scaling import Scaler
+from .cluster.sites import Sites
 from .core import Rebalancer, ReplicaView, Router
 from .deploy import Deployment
-from .dynamics import fault_events, make_autoscaler, start_up_ticks
-from .faults import FaultInjector
-from .handoff import Handoff
-from .levels import make_loader
-from .limbo import Limbo
-from .links import Network
-from .migration import Migrator, Rebalancing
-from .pins import Pins, Retention, RetentionPolicy
-from .replica import Replica
-from .retention import check_programs, make_load, make_retention, make_reuse
-from .reuse import Reuse
-from .roles import disaggregated, make_admission, make_decode_router, make_rebalancer
-from .scaling import Scaler
-from .sites import Sites
-from .tiers import Loader
+from .keep.borrowing import Borrowing
+from .keep.levels import make_loader
+from .keep.pins import Pins, Retention, RetentionPolicy
+from .keep.retention import check_programs, make_load, make_retention, make_reuse
+from .keep.reuse import Reuse
+from .keep.tiers import Loader
 
 
 def wanted(plan: Plan) -> bool:

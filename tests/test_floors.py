@@ -99,6 +99,32 @@ def test_the_reader_of_imports_sees_them_all(tmp_path: Path) -> None:
     }
 
 
+# -- the rooms of the simulator --------------------------------------------------------------------------------------
+
+ROOMS = ["kv", "engine", "cluster", "keep", "report", "published"]  # each may import those before it: ADR 40
+
+
+def at_run_time(path: Path) -> set[str]:
+    """Absolute names that a module of ours imports when it is loaded: not in functions, not for the type checker."""
+    tree = ast.parse(path.read_text())
+    later = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+        for inner in ast.walk(node)
+    }
+    lines = {n.lineno for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom) and id(n) not in later}
+    return {name for line, name in imports(path) if line in lines}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_the_rooms_of_the_simulator_have_an_order(room: str) -> None:
+    above = {f"servecast.sim.{name}" for name in ROOMS[ROOMS.index(room) + 1 :]}
+    wrong = [f"{path}: {name}" for path in files(f"sim/{room}") for name in at_run_time(path)
+             if ".".join(name.split(".")[:3]) in above]  # fmt: skip
+    assert files(f"sim/{room}") and not wrong
+
+
 # -- what is loaded when ------------------------------------------------------------------------------------------
 
 HEAVY = {"numpy", "pandas", "scipy", "matplotlib", "torch", "triton", "simpy", "pulp", "yaml", "ray"}

@@ -117,10 +117,10 @@ def sweep(spec: str | Path | Mapping[str, Any], *, out: str | Path | None = None
     """
     from pandas import DataFrame
 
-    from ..planner.executors import Here, LocalExecutor
-    from ..planner.sweep import Sweep, open_ledger, prepare
-    from ..planner.sweep_spec import load_sweep, sweep_cases
-    from ..planner.sweep_table import records
+    from ..planner.sweep.executors import Here, LocalExecutor
+    from ..planner.sweep.spec import load_sweep, sweep_cases
+    from ..planner.sweep.sweep import Sweep, open_ledger, prepare
+    from ..planner.sweep.table import records
 
     cases = sweep_cases(spec, Path()) if isinstance(spec, Mapping) else load_sweep(Path(spec))
     prepared = prepare(cases)

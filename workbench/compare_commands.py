@@ -28,7 +28,7 @@ def add_arguments(subparsers: argparse._SubParsersAction[Any]) -> None:
 def compare_command(args: argparse.Namespace) -> int:
     """Read, compare, write, print."""
     from ..errors import InputError
-    from ..sim.write import json_text, prepare_folder, write_bytes, write_json
+    from ..sim.report.write import json_text, prepare_folder, write_bytes, write_json
     from .compare import compare
 
     if len(args.runs) < 2:

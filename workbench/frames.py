@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..sim.metrics import PERCENTS
-from ..sim.programreport import program_rows
 from ..sim.records import End
-from ..sim.timeseries import time_series
-from ..sim.write import COUNTS, LABELS, fixed_point_columns, time_columns
+from ..sim.report.metrics import PERCENTS
+from ..sim.report.programs import program_rows
+from ..sim.report.timeseries import time_series
+from ..sim.report.write import COUNTS, LABELS, fixed_point_columns, time_columns
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -28,7 +28,7 @@ def policies_command(args: argparse.Namespace) -> int:
 
     found = pages(args.name)
     if args.write:
-        from ..sim.write import prepare_folder, write_bytes
+        from ..sim.report.write import prepare_folder, write_bytes
 
         prepare_folder(args.write)
         for page in found:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from ..configs.slo import SLO
 from ..configs.strict import read_mapping
 from ..errors import InputError
-from ..sim.report import build_report
+from ..sim.report.report import build_report
+from ..sim.report.terminal import table
+from ..sim.report.write import prepare_folder, write_results
 from ..sim.run import Run
-from ..sim.terminal import table
-from ..sim.write import prepare_folder, write_results
 from .frames import program_frame, read_frame, request_frame, series_frame, summary_frame
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ def add_arguments(subparsers: argparse._SubParsersAction[Any]) -> None:
 def report_command(args: argparse.Namespace) -> int:
     """Write what was asked for."""
     from ..errors import InputError
-    from ..sim.write import replace_file, write_bytes
+    from ..sim.report.write import replace_file, write_bytes
     from .excerpt import parse_window
     from .html_report import report_page
     from .openmetrics import openmetrics

@@ -18,7 +18,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from servecast.configs.plan import Plan, plan_from
-from servecast.sim.programreport import program_figures
+from servecast.sim.report.programs import program_figures
 from servecast.sim.run import run
 from servecast.traces.laws import LogNormal
 from servecast.traces.load import draw, load_generator

@@ -24,7 +24,7 @@ import numpy as np
 from servecast.configs.plan import Plan, plan_from
 from servecast.costmodels.readers.distserve import DistServeCost
 from servecast.sim.deploy import deploy
-from servecast.sim.metrics import Finished
+from servecast.sim.report.metrics import Finished
 from servecast.sim.run import run
 from servecast.traces.streams import Stream
 from servecast.traces.table import RequestTable

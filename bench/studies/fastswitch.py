@@ -14,7 +14,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from servecast.configs.plan import Plan, load_plan
-from servecast.sim.report import build_report
+from servecast.sim.report.report import build_report
 from servecast.sim.run import run
 from servecast.traces.load import load
 from servecast.traces.table import RequestTable

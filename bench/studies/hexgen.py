@@ -14,7 +14,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from servecast.configs.plan import plan_from
-from servecast.sim.programreport import program_figures
+from servecast.sim.report.programs import program_figures
 from servecast.sim.run import run
 from servecast.traces.load import load
 from servecast.traces.transform import scale_rate

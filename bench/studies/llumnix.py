@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from servecast.configs.plan import Plan, plan_from
-from servecast.sim.metrics import Finished
-from servecast.sim.report import build_report
+from servecast.sim.report.metrics import Finished
+from servecast.sim.report.report import build_report
 from servecast.sim.run import Run, run
 from servecast.traces.streams import Stream
 from servecast.traces.table import RequestTable

@@ -15,7 +15,7 @@ import argparse
 import numpy as np
 
 from servecast.configs.plan import Plan, plan_from
-from servecast.sim.metrics import Finished
+from servecast.sim.report.metrics import Finished
 from servecast.sim.run import run
 from servecast.traces.streams import Stream
 from servecast.traces.table import RequestTable

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from servecast.configs.plan import Plan, plan_from
-from servecast.sim.metrics import Finished
+from servecast.sim.report.metrics import Finished
 from servecast.sim.run import run
 from servecast.traces.load import load
 from servecast.traces.table import RequestTable

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from servecast.configs.plan import plan_from
-from servecast.sim.metrics import Finished
+from servecast.sim.report.metrics import Finished
 from servecast.sim.run import run
 from servecast.traces.load import load
 from servecast.traces.table import RequestTable

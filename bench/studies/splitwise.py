@@ -25,7 +25,7 @@ from servecast.configs.plan import Plan, plan_from
 from servecast.costmodels.base import TICKS_PER_SECOND
 from servecast.costmodels.readers.splitwise import SplitwiseCost
 from servecast.sim.deploy import deploy
-from servecast.sim.metrics import Finished
+from servecast.sim.report.metrics import Finished
 from servecast.sim.run import run
 from servecast.traces.load import load
 from servecast.traces.streams import Stream

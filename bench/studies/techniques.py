@@ -18,7 +18,7 @@ import servecast
 from servecast.configs.plan import plan_from
 from servecast.configs.strict import read_mapping
 from servecast.errors import InputError
-from servecast.sim.report import build_report
+from servecast.sim.report.report import build_report
 from servecast.sim.run import run
 from servecast.traces.columns import Labels
 from servecast.traces.streams import Stream

@@ -14,7 +14,7 @@ from ...configs.strict import check
 from .chunk_store import ChunkStore
 
 if TYPE_CHECKING:
-    from ..reuse import Piece
+    from ..keep.reuse import Piece
 
 
 @dataclass

@@ -15,7 +15,7 @@ from ...configs.strict import check
 from ...errors import InputError
 
 if TYPE_CHECKING:
-    from ..tiers import Found
+    from ..keep.tiers import Found
 
 
 @dataclass

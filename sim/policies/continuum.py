@@ -24,7 +24,7 @@ import numpy as np
 from ...configs.strict import check
 
 if TYPE_CHECKING:
-    from ..pins import Turn
+    from ..keep.pins import Turn
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .blind_retention import BlindRetention
 
 if TYPE_CHECKING:
-    from ..pins import Turn
+    from ..keep.pins import Turn
 
 
 @dataclass

@@ -16,7 +16,7 @@ from ...configs.strict import check
 from .blind_retention import BlindRetention
 
 if TYPE_CHECKING:
-    from ..pins import Turn
+    from ..keep.pins import Turn
 
 
 @dataclass

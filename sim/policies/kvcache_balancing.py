@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ...configs.strict import check
 
 if TYPE_CHECKING:
-    from ..tiers import Found
+    from ..keep.tiers import Found
 
 
 @dataclass

@@ -13,7 +13,7 @@ from ...configs.strict import check
 
 if TYPE_CHECKING:
     from ...traces.streams import Stream
-    from ..reuse import Piece
+    from ..keep.reuse import Piece
 
 
 @dataclass

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..tiers import Found
+    from ..keep.tiers import Found
 
 
 @dataclass

@@ -117,7 +117,7 @@ def test_while_writing_nothing_half_written_stays(simulate: Any, folder: Path, m
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("servecast.sim.write._request_lines", interrupted)
+    monkeypatch.setattr("servecast.sim.report.write._request_lines", interrupted)
     outcome = simulate()
     assert (outcome.code, outcome.err) == (2, "servecast: interrupted\n")
     left = [path.name for path in (folder / "out").iterdir()]

@@ -81,8 +81,8 @@ def test_the_columns_in_their_order(written: Path, name: str) -> None:
 
 def test_the_states_of_a_request_and_the_verdicts() -> None:
     """Words that a script may compare with."""
-    from servecast.sim import overload
     from servecast.sim.records import End
+    from servecast.sim.report import overload
 
     text = PAGE.read_text()
     assert all(f"`{end.name.lower()}`" in text for end in End)

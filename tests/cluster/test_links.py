@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from servecast.costmodels.base import TICKS_PER_SECOND, ticks
+from servecast.sim.cluster.links import Network
 from servecast.sim.events import ARRIVALS, Clock, Moment
-from servecast.sim.links import Network
 
 
 def start(env, network, arrivals, at, path, size, latency=0):

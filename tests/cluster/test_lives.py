@@ -8,8 +8,8 @@ import pytest
 
 from servecast.sim import run as runs
 from servecast.sim.checkpoint import Checkpoint
-from servecast.sim.report import build_report
-from servecast.sim.write import write_results
+from servecast.sim.report.report import build_report
+from servecast.sim.report.write import write_results
 from servecast.traces.streams import Stream
 from servecast.traces.table import RequestTable
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from servecast.errors import InputError
+from servecast.sim.keep.tiers import Found
 from servecast.sim.policies.kvcache_balancing import KVCacheBalancing
-from servecast.sim.tiers import Found
 from servecast.traces.table import PrefixBlocks, RequestTable
 
 PEERS = {"peers": True, "load": "kvcache_balancing"}

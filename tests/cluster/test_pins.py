@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from servecast.errors import InputError
-from servecast.sim.pins import Turn
+from servecast.sim.keep.pins import Turn
 from servecast.sim.policies.registry import make_policy
 from servecast.sim.program import Program
-from servecast.sim.programreport import program_figures
+from servecast.sim.report.programs import program_figures
 from servecast.traces.columns import Labels, PrefixBlocks
 from servecast.traces.programs import ParentRows, Programs
 from servecast.traces.streams import Stream

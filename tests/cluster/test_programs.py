@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from servecast.sim.programreport import program_figures, program_rows
-from servecast.sim.report import build_report
-from servecast.sim.write import write_results
+from servecast.sim.report.programs import program_figures, program_rows
+from servecast.sim.report.report import build_report
+from servecast.sim.report.write import write_results
 from servecast.traces.columns import Labels
 from servecast.traces.programs import ParentRows, Programs
 from servecast.traces.table import RequestTable

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from servecast.errors import InputError
+from servecast.sim.keep.reuse import Piece
 from servecast.sim.policies.registry import make_policy
-from servecast.sim.reuse import Piece
 from servecast.traces.chunks import Chunks, chunk_blocks
 from servecast.traces.load import load
 from servecast.traces.streams import Stream

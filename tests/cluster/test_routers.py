@@ -8,7 +8,7 @@ import pytest
 from servecast.errors import InputError
 from servecast.sim.deploy import deploy
 from servecast.sim.records import End
-from servecast.sim.report import build_report
+from servecast.sim.report.report import build_report
 from servecast.traces.columns import Labels
 from servecast.traces.table import RequestTable
 

@@ -9,10 +9,10 @@ import pytest
 
 from servecast.costmodels.base import TICKS_PER_SECOND, ticks
 from servecast.errors import InputError
+from servecast.sim.cluster.dynamics import start_up_ticks
 from servecast.sim.deploy import deploy
-from servecast.sim.dynamics import start_up_ticks
 from servecast.sim.records import End
-from servecast.sim.report import build_report
+from servecast.sim.report.report import build_report
 from servecast.traces.table import RequestTable
 
 POLICIES = {

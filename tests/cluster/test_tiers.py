@@ -7,11 +7,11 @@ import pytest
 from servecast.configs.tiers import Tier
 from servecast.costmodels.base import TICKS_PER_SECOND
 from servecast.errors import InputError
-from servecast.sim.links import Link
+from servecast.sim.cluster.links import Link
+from servecast.sim.keep.tiers import Found, Level
+from servecast.sim.kv.store import TierStore
 from servecast.sim.policies.registry import make_policy
-from servecast.sim.programreport import program_figures
-from servecast.sim.tiers import Found, Level
-from servecast.sim.tierstore import TierStore
+from servecast.sim.report.programs import program_figures
 
 HOST = {"name": "host", "capacity": 4.0}
 SMALL = {"name": "host", "capacity": 0.2}

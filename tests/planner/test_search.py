@@ -20,7 +20,7 @@ from servecast.planner.inventory import Inventory, Stock
 from servecast.planner.judge import Judge
 from servecast.planner.search import Found, Search
 from servecast.planner.targets import Targets
-from servecast.sim.report import build_report
+from servecast.sim.report.report import build_report
 from servecast.sim.run import run
 from servecast.traces.streams import Stream
 from servecast.traces.table import RequestTable

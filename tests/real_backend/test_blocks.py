@@ -7,7 +7,7 @@ import pytest
 
 from servecast.configs.plan import plan_from
 from servecast.real_backend.blocks import placed
-from servecast.sim.oracle import ListEngine
+from servecast.sim.engine.oracle import ListEngine
 from servecast.sim.run import run
 from servecast.traces.columns import PrefixBlocks
 from servecast.traces.streams import Stream

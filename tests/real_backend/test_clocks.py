@@ -10,8 +10,8 @@ import pytest
 from servecast.configs.plan import plan_from
 from servecast.costmodels.base import TICKS_PER_SECOND
 from servecast.real_backend.clocks import CpuClock, WallClock
+from servecast.sim.engine.oracle import ListEngine
 from servecast.sim.events import Moment
-from servecast.sim.oracle import ListEngine
 from servecast.sim.run import run
 from servecast.traces.table import RequestTable
 

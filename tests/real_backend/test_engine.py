@@ -22,7 +22,7 @@ from servecast.real_backend.engine import RealEngine
 from servecast.real_backend.model import Model
 from servecast.real_backend.operators import EPSILON, TorchOperators, TritonOperators
 from servecast.real_backend.serve import Server, make_prompts
-from servecast.sim.report import build_report
+from servecast.sim.report.report import build_report
 from servecast.sim.run import run
 from servecast.traces.columns import Labels, PrefixBlocks
 from servecast.traces.streams import Stream

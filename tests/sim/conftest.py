@@ -9,24 +9,24 @@ import numpy as np
 import pytest
 
 from servecast.costmodels.base import FOREVER, TICKS_PER_SECOND
-from servecast.sim.asynchronous import AheadDomain
 from servecast.sim.clients import ClosedLoop, OpenLoop, Patience
-from servecast.sim.cluster import Cluster, TraceColumns
+from servecast.sim.cluster.cluster import Cluster, TraceColumns
+from servecast.sim.cluster.replica import Replica
 from servecast.sim.core import CappedLimits, Limits
-from servecast.sim.domain import Domain
+from servecast.sim.engine.asynchronous import AheadDomain
+from servecast.sim.engine.domain import Domain
+from servecast.sim.engine.oracle import ListEngine
+from servecast.sim.engine.pipeline import PipelineDomain
+from servecast.sim.engine.rank import Rank
 from servecast.sim.events import Clock
-from servecast.sim.eviction import Eviction
-from servecast.sim.gaps import Gaps
-from servecast.sim.kv import BlockPool
-from servecast.sim.oracle import ListEngine
-from servecast.sim.pipeline import PipelineDomain
+from servecast.sim.kv.eviction import Eviction
+from servecast.sim.kv.pool import BlockPool
+from servecast.sim.kv.prefix import PrefixPool
+from servecast.sim.kv.swapspace import SwapSpace
 from servecast.sim.policies.registry import make_policy
-from servecast.sim.prefix import PrefixPool
 from servecast.sim.programs import ProgramClients
-from servecast.sim.rank import Rank
 from servecast.sim.records import REQUEST_COLUMNS, Recorder
-from servecast.sim.replica import Replica
-from servecast.sim.swapspace import SwapSpace
+from servecast.sim.report.gaps import Gaps
 from servecast.traces.columns import Labels, PrefixBlocks
 from servecast.traces.streams import Stream
 from servecast.traces.table import RequestTable

@@ -18,10 +18,11 @@ from servecast.costmodels.base import check_piece
 from servecast.costmodels.commands import read_source
 from servecast.costmodels.tablefile import save_tables
 from servecast.errors import InputError
-from servecast.sim import bench_fit
-from servecast.sim.bench_compare import compare, errors, held_back, read_others
-from servecast.sim.bench_predict import Constants, Prediction, _FreePrompts, predict
-from servecast.sim.bench_rows import (
+from servecast.sim.deploy import deploy
+from servecast.sim.published import fit as bench_fit
+from servecast.sim.published.compare import compare, errors, held_back, read_others
+from servecast.sim.published.predict import Constants, Prediction, _FreePrompts, predict
+from servecast.sim.published.rows import (  # fmt: skip
     FRONT_END,
     GENAI_PERF,
     INFERENCEMAX,
@@ -33,8 +34,7 @@ from servecast.sim.bench_rows import (
     protocol_of,
     read_rows,
     requests_of,
-)  # fmt: skip
-from servecast.sim.deploy import deploy
+)
 
 HEAD = (
     "id,silicon_data_source,backend,backend_version,model_path,precision,mode,isl,osl,gemm_quant_mode,moe_quant_mode,"

@@ -17,9 +17,9 @@ import pytest
 from servecast import InputError
 from servecast.configs.plan import plan_from
 from servecast.sim.checkpoint import Checkpoint
-from servecast.sim.report import build_report
+from servecast.sim.report.report import build_report
+from servecast.sim.report.write import write_results
 from servecast.sim.run import run
-from servecast.sim.write import write_results
 from servecast.traces.columns import PrefixBlocks
 from servecast.traces.streams import Stream
 from servecast.traces.table import RequestTable

@@ -9,8 +9,8 @@ from servecast.configs.plan import plan_from
 from servecast.errors import InputError
 from servecast.sim.core import Limits, Request
 from servecast.sim.deploy import deploy
+from servecast.sim.kv.swapspace import SwapSpace
 from servecast.sim.run import run
-from servecast.sim.swapspace import SwapSpace
 from servecast.traces.columns import Labels, PrefixBlocks
 from servecast.traces.table import RequestTable
 

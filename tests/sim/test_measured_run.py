@@ -10,7 +10,7 @@ import pytest
 
 from servecast.configs.plan import load_plan
 from servecast.errors import InputError
-from servecast.sim.report import build_report
+from servecast.sim.report.report import build_report
 from servecast.sim.run import run
 from servecast.traces.table import RequestTable
 

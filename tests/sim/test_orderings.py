@@ -20,8 +20,8 @@ import pytest
 
 from servecast.configs.catalog import find
 from servecast.configs.plan import plan_from
-from servecast.sim.metrics import Finished, summary
 from servecast.sim.records import End
+from servecast.sim.report.metrics import Finished, summary
 from servecast.sim.run import run
 from servecast.traces.laws import Exponential, LogNormal, tokens
 from servecast.traces.streams import Stream

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from servecast.sim.core import Request
+from servecast.sim.kv.prefix import PrefixPool
 from servecast.sim.policies.registry import make_policy
-from servecast.sim.prefix import PrefixPool
 from servecast.traces.columns import Labels, PrefixBlocks
 from servecast.traces.contexts import context_blocks
 from servecast.traces.load import load

@@ -24,9 +24,9 @@ from scipy.stats import binom, poisson
 
 from servecast.configs.plan import plan_from
 from servecast.sim.deploy import deploy
-from servecast.sim.metrics import Finished, summary
+from servecast.sim.report.metrics import Finished, summary
+from servecast.sim.report.timeseries import time_series
 from servecast.sim.run import run
-from servecast.sim.timeseries import time_series
 from servecast.traces.laws import Constant, Exponential, Geometric, tokens
 from servecast.traces.streams import Stream
 from servecast.traces.table import RequestTable

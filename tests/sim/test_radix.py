@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from servecast.sim.core import Request
-from servecast.sim.freelist import Run
+from servecast.sim.kv.freelist import Run
+from servecast.sim.kv.prefix import PrefixPool
+from servecast.sim.kv.radix import RadixView
 from servecast.sim.policies.dfs_weight import DfsWeight
-from servecast.sim.prefix import PrefixPool
-from servecast.sim.radix import RadixView
 from servecast.traces.columns import PrefixBlocks
 from servecast.traces.streams import Stream
 from servecast.traces.table import RequestTable

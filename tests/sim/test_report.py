@@ -9,11 +9,11 @@ import pytest
 
 from servecast.configs.plan import plan_from
 from servecast.configs.slo import load_slo
-from servecast.sim.explain import components_of
-from servecast.sim.metrics import Finished
-from servecast.sim.overload import overload_verdict
 from servecast.sim.records import COMPONENTS, End
-from servecast.sim.report import build_report
+from servecast.sim.report.explain import components_of
+from servecast.sim.report.metrics import Finished
+from servecast.sim.report.overload import overload_verdict
+from servecast.sim.report.report import build_report
 from servecast.sim.run import run
 from servecast.traces.columns import Labels
 from servecast.traces.streams import Stream

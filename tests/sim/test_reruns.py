@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from servecast.configs.plan import plan_from
-from servecast.sim.report import build_report
+from servecast.sim.report.report import build_report
+from servecast.sim.report.write import write_requests, write_results
 from servecast.sim.run import run
-from servecast.sim.write import write_requests, write_results
 from servecast.traces.columns import Labels, PrefixBlocks
 from servecast.traces.load import load
 from servecast.traces.streams import Stream

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from servecast.planner.ledger import Ledger
-from servecast.planner.sweep import Sweep, open_ledger, prepare
-from servecast.planner.sweep_run import attempt
-from servecast.planner.sweep_spec import load_sweep
+from servecast.planner.sweep.ledger import Ledger
+from servecast.planner.sweep.run import attempt
+from servecast.planner.sweep.spec import load_sweep
+from servecast.planner.sweep.sweep import Sweep, open_ledger, prepare
 
 PLAN = """\
 model: llama-3.1-8b

@@ -17,7 +17,7 @@ from servecast.errors import InputError
 from servecast.planner.capacity import UNSERVED, capacity, misses
 from servecast.planner.hopeless import Hopeless
 from servecast.planner.knee import SHARES
-from servecast.sim.report import build_report
+from servecast.sim.report.report import build_report
 from servecast.sim.run import run
 from servecast.traces.columns import Labels
 from servecast.traces.streams import Stream

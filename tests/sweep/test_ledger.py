@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from servecast.errors import InputError
-from servecast.planner.ledger import Ledger
+from servecast.planner.sweep.ledger import Ledger
 
 RUNS = [(f"run{i}", {"seed": i}, {"plan": "p"}) for i in range(4)]
 

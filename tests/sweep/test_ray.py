@@ -20,9 +20,9 @@ from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import servecast as package
-from servecast.planner.ray_executor import RayExecutor
-from servecast.planner.sweep import Sweep, Tally, open_ledger, prepare
-from servecast.planner.sweep_spec import load_sweep
+from servecast.planner.sweep.ray_executor import RayExecutor
+from servecast.planner.sweep.spec import load_sweep
+from servecast.planner.sweep.sweep import Sweep, Tally, open_ledger, prepare
 
 FORTY = """\
 base: {plan: plan.yaml, trace: generator.yaml, slo: slo.yaml}

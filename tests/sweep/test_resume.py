@@ -52,7 +52,7 @@ def gone(pid: int) -> bool:
 @pytest.fixture
 def uninterrupted(servecast: Any, in_process: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """The whole sweep into the folder `whole`, in this process; gives the exit code."""
-    monkeypatch.setattr("servecast.planner.sweep_commands._executor", lambda *_: in_process())
+    monkeypatch.setattr("servecast.planner.sweep.commands._executor", lambda *_: in_process())
     return lambda: servecast("sweep", "sweep.yaml", "--out", "whole").code
 
 

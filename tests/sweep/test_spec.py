@@ -8,7 +8,7 @@ import pytest
 
 from servecast.configs.dotted import with_value
 from servecast.errors import InputError
-from servecast.planner.sweep_spec import MOST, load_sweep
+from servecast.planner.sweep.spec import MOST, load_sweep
 
 
 def refusal(folder: Path, text: str) -> str:

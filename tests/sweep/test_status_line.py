@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from servecast.planner import status_line
+from servecast.planner.sweep import status_line
 
 
 class Terminal(io.StringIO):
@@ -19,7 +19,7 @@ class Terminal(io.StringIO):
 def test_a_sweep_shows_a_bar_with_the_time_to_go(
     servecast: Any, in_process: Any, folder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("servecast.planner.sweep_commands._executor", lambda *_: in_process())
+    monkeypatch.setattr("servecast.planner.sweep.commands._executor", lambda *_: in_process())
     monkeypatch.setattr(sys, "stderr", Terminal())
     assert servecast("sweep", "sweep.yaml", "--out", "out").code == 0
     shown = sys.stderr.getvalue().split("\r")

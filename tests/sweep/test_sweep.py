@@ -13,14 +13,14 @@ import pytest
 
 from servecast.configs.catalog import find
 from servecast.errors import InputError
-from servecast.planner.executors import LocalExecutor
-from servecast.planner.sweep import LOSSES
-from servecast.planner.sweep_run import Outcome
+from servecast.planner.sweep.executors import LocalExecutor
+from servecast.planner.sweep.run import Outcome
+from servecast.planner.sweep.sweep import LOSSES
 
 CARD = find("hardware", "h100").read_text()
 BANDWIDTH = "memory_bandwidth: "
 LOST = Outcome("lost", error="killed by SIGKILL")
-FAULT = Outcome("failed", error="ZeroDivisionError: division by zero (sim/rank.py:1)")
+FAULT = Outcome("failed", error="ZeroDivisionError: division by zero (sim/engine/rank.py:1)")
 
 
 def statuses(ledger: Any) -> list[tuple[str, int, str]]:
@@ -234,7 +234,7 @@ def test_ctrl_c_keeps_what_is_finished(
     servecast: Any, sweep_with: Any, in_process: Any, one_run_a_seed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     executor = in_process(slots=2, fates={2: [KeyboardInterrupt()]})
-    monkeypatch.setattr("servecast.planner.sweep_commands._executor", lambda *_: executor)
+    monkeypatch.setattr("servecast.planner.sweep.commands._executor", lambda *_: executor)
     outcome = servecast("sweep", "sweep.yaml", "--out", "out")
     assert outcome.code == 2
     told = "stopped: 2 of 4 runs have ended and are kept in out; the same command goes on from there"

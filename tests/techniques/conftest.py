@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from servecast.configs.plan import Plan, plan_from
-from servecast.sim.report import build_report
+from servecast.sim.report.report import build_report
+from servecast.sim.report.write import json_text
 from servecast.sim.run import Run, run
-from servecast.sim.write import json_text
 from servecast.traces.streams import Stream
 from servecast.traces.table import RequestTable
 

@@ -15,8 +15,8 @@ from servecast.configs.model import Parallelism
 from servecast.configs.plan import plan_from
 from servecast.costmodels.lora import LoraCost
 from servecast.errors import InputError
-from servecast.sim.adapters import AdapterPool, adapters_of
 from servecast.sim.core import Request
+from servecast.sim.engine.adapters import AdapterPool, adapters_of
 from servecast.traces.columns import Labels
 from servecast.traces.streams import Stream
 from servecast.traces.table import RequestTable

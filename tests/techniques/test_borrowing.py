@@ -9,8 +9,8 @@ import pytest
 
 from servecast.configs.plan import RouterChoice, plan_from
 from servecast.errors import InputError
-from servecast.sim.borrowing import RemoteAttention
 from servecast.sim.deploy import deploy
+from servecast.sim.keep.borrowing import RemoteAttention
 from servecast.sim.records import End
 from servecast.traces.streams import Stream
 from servecast.traces.table import RequestTable

@@ -18,9 +18,9 @@ from servecast.costmodels.drafting import draft_memory, make_drafter
 from servecast.costmodels.launch import Launch
 from servecast.costmodels.roofline import Roofline
 from servecast.errors import InputError
-from servecast.sim.acceptance import Acceptance
 from servecast.sim.core import Request
 from servecast.sim.deploy import deploy
+from servecast.sim.engine.acceptance import Acceptance
 from servecast.traces.columns import Labels
 from servecast.traces.table import RequestTable
 

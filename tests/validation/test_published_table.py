@@ -8,9 +8,9 @@ from __future__ import annotations
 import pytest
 
 from servecast.cli import main
-from servecast.sim.bench_compare import errors, held_back
-from servecast.sim.bench_predict import predict_all
-from servecast.sim.bench_rows import read_rows
+from servecast.sim.published.compare import errors, held_back
+from servecast.sim.published.predict import predict_all
+from servecast.sim.published.rows import read_rows
 
 ROWS = 15  # of an engine, from the half with less work
 

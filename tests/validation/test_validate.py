@@ -16,9 +16,9 @@ from servecast.profiling.recorded.load import load_run
 from servecast.profiling.recorded.run import METRICS, RecordedRun
 from servecast.profiling.validate import compare, missed, parse_limits, simulated_seconds, validation
 from servecast.sim.deploy import deploy
-from servecast.sim.report import build_report
+from servecast.sim.report.report import build_report
+from servecast.sim.report.write import write_results
 from servecast.sim.run import run
-from servecast.sim.write import write_results
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def export_command(args: argparse.Namespace) -> int:
     from ...configs.catalog import find
     from ...configs.plan import load_plan
     from ...errors import InputError
-    from ...sim.write import write_bytes
+    from ...sim.report.write import write_bytes
     from .dynamo import graph
     from .flags import workers
     from .kubernetes import manifests

@@ -16,7 +16,7 @@ from ...configs.engine import policy_name
 from ...configs.plan import Plan, Pool
 from ...errors import InputError
 from ...sim.deploy import Deployment, deploy
-from ...sim.report import package_version
+from ...sim.report.report import package_version
 
 MARGIN = 0.03  # of the KV blocks: the memory arithmetic was 1.2 % off where an engine reported them (docs/accuracy.md)
 

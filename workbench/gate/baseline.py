@@ -14,8 +14,8 @@ from ...costmodels.choice import ROOFLINE
 from ...errors import InputError
 from ...planner.fingerprint import digest
 from ...sim.deploy import Deployment
-from ...sim.report import package_version
-from ...sim.write import write_bytes
+from ...sim.report.report import package_version
+from ...sim.report.write import write_bytes
 from .cases import Case
 from .figures import Measured
 

@@ -39,7 +39,7 @@ def add_arguments(subparsers: argparse._SubParsersAction[Any]) -> None:
 
 def check_command(args: argparse.Namespace) -> int:
     """Run, print, write, judge."""
-    from ...sim.write import json_text, prepare_folder, write_bytes, write_json
+    from ...sim.report.write import json_text, prepare_folder, write_bytes, write_json
     from .cases import load_gate
     from .check import check
     from .outputs import as_dict, as_junit, as_markdown, as_text
@@ -74,7 +74,7 @@ def exit_code(results: list[Result], strict: bool) -> int:
 
 def accept_command(args: argparse.Namespace) -> int:
     """Write the baselines, each when its case has run."""
-    from ...sim.write import prepare_folder
+    from ...sim.report.write import prepare_folder
     from .baseline import read_baseline, write_baseline
     from .cases import load_gate
     from .check import accept, trace_reader

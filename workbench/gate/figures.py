@@ -11,9 +11,9 @@ import numpy as np
 
 from ...configs.slo import METRICS, SLO, STATISTICS, TOTALS
 from ...errors import InputError, unknown_name
-from ...sim.explain import components_of, dominating
-from ...sim.metrics import Finished
-from ...sim.report import build_report
+from ...sim.report.explain import components_of, dominating
+from ...sim.report.metrics import Finished
+from ...sim.report.report import build_report
 from ...sim.run import Run, run
 from ...sim.workload import Workload
 from ...traces.table import RequestTable

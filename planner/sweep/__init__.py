@@ -1,0 +1,1 @@
+"""Many runs: what they are, who runs them, and the ledger that remembers."""

@@ -1,0 +1,1 @@
+"""Replicas behind a router: hand-offs, migrations, links, faults, scaling."""

@@ -1,0 +1,84 @@
+"""Where engines stand: nodes, their links, and the path between any two of them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ...configs.topology import Topology
+from ...costmodels.base import ticks
+from ..deploy import Deployment
+from .links import Link, Network
+
+
+class Site(NamedTuple):
+    """One engine's place: its node, its links inside the node and its adapters, out and in. latency : ticks."""
+
+    node: int
+    fabric: str
+    inside: tuple[Link, Link]
+    outside: tuple[Link, Link]
+    latency_inside: int
+    latency_outside: int
+
+
+class Sites:
+    """The sites of all engines. A node holds accelerators of one kind; replicas fill nodes in order."""
+
+    def __init__(self, network: Network, topology: Topology) -> None:
+        self.network = network
+        self._topology = topology
+        self._sites: dict[Any, Site] = {}
+        self._nodes = 0
+        self._filling: dict[str, list[int]] = {}  # hardware (and pool) -> [node, accelerators of it in use]
+        self._adapters: dict[int, tuple[Link, Link]] = {}  # of nodes that share one
+
+    def add(self, engine: Any, deployment: Deployment, name: str) -> None:
+        """Place the engine `name` on the next free accelerators."""
+        hardware, pool = deployment.hardware, deployment.pool
+        ranks = pool.tensor_parallel_size * pool.pipeline_parallel_size
+        node = self._node(deployment, ranks)
+        share = hardware.achieved.link
+        inside = self._pair(f"{name} link", hardware.link.bandwidth * ranks * share)
+        if self._topology.nic == "node":
+            whole = hardware.network.bandwidth * hardware.gpus_per_node * share
+            if node not in self._adapters:
+                self._adapters[node] = self._pair(f"node {node} network", whole)
+            outside = self._adapters[node]
+        else:
+            outside = self._pair(f"{name} network", hardware.network.bandwidth * ranks * share)
+        self._sites[engine] = Site(
+            node, pool.fabric, inside, outside, ticks(hardware.link.latency), ticks(hardware.network.latency)
+        )
+
+    def _pair(self, name: str, rate: float) -> tuple[Link, Link]:
+        return self.network.link(f"{name} out", rate), self.network.link(f"{name} in", rate)
+
+    def _node(self, deployment: Deployment, ranks: int) -> int:
+        key = deployment.hardware.name
+        if self._topology.placement == "by_pool":
+            key = f"{key}/{deployment.pool.name}"
+        size = deployment.hardware.gpus_per_node
+        filling = self._filling.get(key)
+        if filling is None or filling[1] + ranks > size:
+            filling = self._filling[key] = [self._nodes, 0]
+            self._nodes += max(1, -(-ranks // size))
+        filling[1] += ranks
+        return filling[0]
+
+    def path(self, source: Any, target: Any) -> tuple[tuple[Link, ...], int]:
+        """Links from one engine to another, and the latency in ticks: inside the node, or over the network."""
+        if source is target:
+            return (), 0
+        a, b = self._sites[source], self._sites[target]
+        if a.node == b.node:
+            return (a.inside[0], b.inside[1]), max(a.latency_inside, b.latency_inside)
+        return (a.outside[0], b.outside[1]), max(a.latency_outside, b.latency_outside)
+
+    def adapters(self, engine: Any) -> tuple[Link, Link]:
+        """The network adapters of an engine, out and in."""
+        return self._sites[engine].outside
+
+    def links(self, engine: Any) -> tuple[Link, ...]:
+        """All links of an engine."""
+        site = self._sites[engine]
+        return (*site.inside, *site.outside)

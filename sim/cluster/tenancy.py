@@ -1,0 +1,97 @@
+"""Pools on the same accelerators: what each has of the memory, and what its weights take to come and go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...configs.device import HardwareCard
+from ...configs.model import ModelCard
+from ...configs.plan import Plan, Pool
+from ...configs.sharing import SharedGPUs
+from ...costmodels.base import ticks
+from ...costmodels.shapes import stage_operators, weight_bytes
+from ...costmodels.transfer import swap_seconds
+from ...errors import InputError
+from ..engine.timeshare import TimeShare
+from .replica import Replica
+
+if TYPE_CHECKING:
+    from ..deploy import Deployment
+
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Tenancy:
+    """pools : all that share the accelerators. weights : bytes on one of them that come and go, 0: they stay.
+    load_ticks : for them to come from the host, to all accelerators at once."""
+
+    pools: tuple[str, ...]
+    weights: float
+    load_ticks: int
+
+    def line(self, name: str) -> str:
+        """In words, for pool `name`."""
+        shared = f"on the same accelerators as {', '.join(pool for pool in self.pools if pool != name)}"
+        if not self.weights:
+            return shared
+        return f"{shared}; {self.weights / _GIB:.1f} GiB of weights come in {self.load_ticks / ticks(1):.2f} s"
+
+
+def tenancy(group: SharedGPUs, model: ModelCard, hardware: HardwareCard, pool: Pool) -> Tenancy:
+    """Of one pool."""
+    if group.weight_space is None:
+        return Tenancy(group.pools, 0.0, 0)
+    size = weight_bytes(stage_operators(model, pool.parallel, 0, pool.kv_cache_dtype))
+    return Tenancy(group.pools, size, ticks(swap_seconds(size, hardware)))
+
+
+def check_tenancy(plan: Plan, deployments: Sequence[Deployment]) -> None:
+    """Refuse pools that cannot share accelerators. Raises `InputError` with the key."""
+    by_name = {d.pool.name: d for d in deployments}
+    for i, group in enumerate(plan.shared_gpus):
+        where = f"shared_gpus[{i}]"
+        if plan.scaling or plan.faults:
+            raise InputError(where, "with scaling or faults", "replicas that stay as they are")
+        pools = [by_name[name] for name in group.pools]
+        for d in pools:
+            _check_alike(d, pools[0])
+        _check_memory(group, pools, where)
+
+
+def _check_alike(d: Deployment, first: Deployment) -> None:
+    a, b = d.pool, first.pool
+    if d.hardware != first.hardware or (a.replicas, a.parallel) != (b.replicas, b.parallel):
+        found = f"{a.replicas} x {a.parallel.expert_ranks} on {a.hardware}, and pool {b.name!r} has "
+        found += f"{b.replicas} x {b.parallel.expert_ranks} on {b.hardware}"
+        raise InputError(d.where, found, "hardware, replicas and parallel sizes alike, to share accelerators")
+    if len(d.cost.stages) > 1 or d.lockstep or a.streams or a.attention_workers or a.techniques.speculation:
+        found = "stages, ranks in lockstep, streams, attention workers or speculation"
+        raise InputError(d.where, found, "none of these on shared accelerators")
+
+
+def _check_memory(group: SharedGPUs, pools: Sequence[Deployment], where: str) -> None:
+    shares = sum(d.capacity.gpu_memory_utilization for d in pools)
+    space = (group.weight_space or 0.0) * _GIB
+    for d in pools:
+        assert d.tenancy is not None
+        if d.tenancy.weights > space:
+            found = f"{group.weight_space:g} GiB, and {d.model.name} has {d.tenancy.weights / _GIB:.1f} GiB of weights"
+            raise InputError(f"{where}.weight_space", found, "room for the weights of each model")
+    device = pools[0].hardware.memory_bytes
+    if shares + space / device > 1 + 1e-9:
+        found = f"gpu_memory_utilization of {' + '.join(f'{d.capacity.gpu_memory_utilization:g}' for d in pools)}"
+        found += f" and weights {space / device:.3g}" if space else ""
+        raise InputError(f"{where}.pools", f"{found} of the memory", "at most 1 together")
+
+
+def share_gpus(group: SharedGPUs, replicas: Sequence[Replica]) -> None:
+    """Put engine r of replica i of every pool on the same accelerators."""
+    lanes: dict[tuple[int, int], list[Any]] = {}
+    for replica in replicas:
+        for rank, engine in enumerate(replica.domains):
+            lanes.setdefault((replica.number, rank), []).append(engine)
+    for together in lanes.values():
+        TimeShare(together, max(1, ticks(group.quantum)), (group.weight_space or 0.0) * _GIB)

@@ -1,0 +1,1 @@
+"""The KV memory of a rank: counted blocks, prefix caching, what is evicted first."""

@@ -1,0 +1,1 @@
+"""Published closed-loop measurements, replayed and compared."""
