@@ -67,7 +67,7 @@ bench: $(VENV)/core
 compiled: $(COMPILED)/.made $(VENV)/test
 	PYTHONPATH=$(abspath $(COMPILED)) $(BIN)/pytest -n 2 -m "not slow" tests/sim/test_three_engines.py
 
-$(COMPILED)/.made: bench/compile.py $(wildcard sim/*.py costmodels/*.py) | $(VENV)/core
+$(COMPILED)/.made: bench/compile.py $(wildcard sim/*.py sim/*/*.py costmodels/*.py) | $(VENV)/core
 	rm -rf $(COMPILED) build/compiled-dist
 	$(PIP) wheel --no-deps --wheel-dir build/compiled-dist .
 	$(PIP) install --no-deps --target $(COMPILED) build/compiled-dist/*.whl
