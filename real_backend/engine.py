@@ -1,4 +1,4 @@
-"""The real engine: the list-walking loop of `sim.oracle`, whose iterations run a model instead of asking for a price.
+"""The real engine: the list-walking loop of `sim.engine.oracle`, whose iterations run a model.
 
 Policies, block counts, the prefix cache, preemption and the books on every request are the simulator's own code. What
 is added here are the tokens, the blocks' places in the cache (`blocks`), and the clock.

@@ -1,6 +1,6 @@
 """KV policy: a victim's blocks move to the host and come back later, as in vLLM v0 with `preemption_mode="swap"`.
 
-With groups, kept copies and copies beside the iterations it is FastSwitch's (`sim.swapspace`). Not modelled of that:
+With groups, kept copies and copies beside the iterations it is FastSwitch's (`sim.kv.swapspace`). Not modelled of that:
 an iteration that goes on while the copies of another request take longer than it does.
 """
 
