@@ -56,9 +56,9 @@ RERUN = """
 import sys, json
 from pathlib import Path
 from servecast.configs.plan import plan_from
-from servecast.sim.report import build_report
+from servecast.sim.report.report import build_report
 from servecast.sim.run import run
-from servecast.sim.write import write_results
+from servecast.sim.report.write import write_results
 from servecast.traces.load import load
 
 table = load(sys.argv[1])
