@@ -14,7 +14,8 @@ from ..configs.plan import Plan, Pool, plan_from
 from ..costmodels.energy import busy_watts, idle_watts
 from ..costmodels.shapes import KVShape, model_kv_shape
 from ..errors import InputError
-from ..sim.deploy import Deployment, deploy
+from ..sim.deploy import deploy
+from ..sim.deployment import Deployment
 from ..traces.table import RequestTable
 from .inventory import Inventory
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from ..configs.plan import Plan
 from ..costmodels.base import CostModel
-from ..sim.deploy import Deployment, deploy
+from ..sim.deploy import deploy
+from ..sim.deployment import Deployment
 from .cache import fingerprint
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from ..configs.engine import EnginePreset
 from ..costmodels.tablecost import MeasuredCost
 from ..errors import InputError
-from ..sim.deploy import Deployment, deploy
+from ..sim.deploy import deploy
+from ..sim.deployment import Deployment
 from ..sim.run import run
 from .recorded.run import RecordedRun
 from .validate import Comparison, comparison

@@ -12,7 +12,8 @@ from ..configs.plan import Plan
 from ..configs.techniques import Techniques
 from ..errors import InputError
 from ..sim.core import Request
-from ..sim.deploy import Deployment, deploy
+from ..sim.deploy import deploy
+from ..sim.deployment import Deployment
 from ..sim.run import Progress, Run, run
 from ..traces.columns import Ints
 from ..traces.streams import Stream

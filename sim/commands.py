@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # a handler imports what it uses: the command line must start
     from ..configs.plan import Plan
     from ..configs.slo import SLO
     from .checkpoint import Checkpoint
-    from .deploy import Deployment
+    from .deployment import Deployment
     from .run import Run
     from .workload import Workload
 

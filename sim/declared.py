@@ -9,7 +9,7 @@ import numpy as np
 from ..configs.techniques import NONE, SharedTokens
 from ..errors import InputError
 from ..traces.table import RequestTable
-from .deploy import Deployment
+from .deployment import Deployment
 
 
 def check_declared(table: RequestTable, deployments: Sequence[Deployment], real: bool) -> None:

@@ -29,7 +29,8 @@ from .cluster.semantic import FrontEnd
 from .cluster.tenancy import share_gpus
 from .core import Request
 from .declared import check_declared
-from .deploy import Deployment, deploy, make_router
+from .deploy import deploy, make_router
+from .deployment import Deployment
 from .engine.adapters import AdapterTimes, Beside, adapters_of
 from .engine.asynchronous import AheadDomain
 from .engine.blocks import BlockTimes, models_of

@@ -23,7 +23,7 @@ from .cluster.roles import disaggregated, make_admission, make_decode_router, ma
 from .cluster.scaling import Scaler
 from .cluster.sites import Sites
 from .core import Rebalancer, ReplicaView, Router
-from .deploy import Deployment
+from .deployment import Deployment
 from .keep.borrowing import Borrowing
 from .keep.levels import make_loader
 from .keep.pins import Pins, Retention, RetentionPolicy

@@ -14,7 +14,7 @@ from ..core import Autoscaler
 from ..policies.registry import make_policy
 
 if TYPE_CHECKING:
-    from ..deploy import Deployment
+    from ..deployment import Deployment
 
 LOAD_BANDWIDTH = 2e9  # bytes/s at which an accelerator reads its weights where a plan says nothing: an NVMe disk
 

@@ -8,9 +8,9 @@ from typing import Any, cast
 
 from ...costmodels.base import TICKS_PER_SECOND, prompt_seconds
 from ..core import Load, ReplicaView, Request
-from ..engine.adapters import AdapterPool
 from ..engine.domain import Domain
 from ..events import NEVER, Clock
+from ..kv.adapterpool import AdapterPool
 
 
 class Replica:

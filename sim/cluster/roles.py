@@ -13,7 +13,7 @@ from ..core import AdmissionPolicy, Rebalancer, Router
 from ..policies.registry import make_policy, policy_class
 
 if TYPE_CHECKING:
-    from ..deploy import Deployment
+    from ..deployment import Deployment
 
 
 def disaggregated(plan: Plan) -> bool:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from ...configs.topology import Topology
 from ...costmodels.base import ticks
-from ..deploy import Deployment
+from ..deployment import Deployment
 from .links import Link, Network
 
 

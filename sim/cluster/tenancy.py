@@ -18,7 +18,7 @@ from ..engine.timeshare import TimeShare
 from .replica import Replica
 
 if TYPE_CHECKING:
-    from ..deploy import Deployment
+    from ..deployment import Deployment
 
 _GIB = 1 << 30
 

@@ -13,7 +13,7 @@ from ...traces.table import RequestTable
 from ..core import Part, Request
 
 if TYPE_CHECKING:
-    from ..deploy import Deployment
+    from ..deployment import Deployment
 
 
 def check_blocks(plan: Plan, deployment: Deployment) -> None:

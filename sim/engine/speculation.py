@@ -19,7 +19,7 @@ from ...costmodels.composed import ComposedCost
 from ...costmodels.drafting import Drafter
 from ...traces.columns import Labels
 from ..core import Request, Step
-from ..deploy import Deployment
+from ..deployment import Deployment
 from ..records import Recorder
 from .acceptance import Acceptance, check_classes
 from .oracle import ListEngine

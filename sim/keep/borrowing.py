@@ -20,7 +20,7 @@ from ...costmodels.base import ticks
 from ...errors import InputError
 from ..cluster.cluster import Cluster
 from ..core import Part, Request
-from ..deploy import Deployment
+from ..deployment import Deployment
 from ..events import LOOKS, Moment
 
 _STATISTICS = 2  # numbers a head: the partial softmax's maximum and sum

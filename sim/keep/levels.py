@@ -12,7 +12,7 @@ from ..cluster.cluster import Cluster
 from ..cluster.links import Link
 from ..cluster.replica import Replica
 from ..cluster.sites import Sites
-from ..deploy import Deployment
+from ..deployment import Deployment
 from ..kv.store import TierStore
 from .peers import Peers
 from .tiers import Level, Loader, LoadPolicy

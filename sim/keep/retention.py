@@ -16,7 +16,7 @@ from .reuse import ReusePolicy
 from .tiers import LoadPolicy
 
 if TYPE_CHECKING:
-    from ..deploy import Deployment
+    from ..deployment import Deployment
 
 
 def make_retention(plan: Plan) -> RetentionPolicy | None:

@@ -18,7 +18,8 @@ from ...costmodels.transfer import kv_transfer_bytes, transfer_seconds
 from ...errors import InputError
 from ...traces.columns import Floats
 from ...traces.table import RequestTable
-from ..deploy import Deployment, deploy, priced
+from ..deploy import deploy, priced
+from ..deployment import Deployment
 from ..report.metrics import Finished
 from ..report.report import time_shares
 from ..run import Run, run

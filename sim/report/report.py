@@ -13,7 +13,7 @@ from ...costmodels.energy import busy_watts, idle_watts
 from ...costmodels.measured import ORIGINS
 from ...costmodels.price import price_per_million_tokens
 from ...errors import InputError
-from ..deploy import Deployment
+from ..deployment import Deployment
 from ..run import EngineInfo, Run
 from .attainment import attainment, groups
 from .metrics import Finished, summary

@@ -16,7 +16,8 @@ from servecast.configs.plan import plan_from
 from servecast.costmodels.lora import LoraCost
 from servecast.errors import InputError
 from servecast.sim.core import Request
-from servecast.sim.engine.adapters import AdapterPool, adapters_of
+from servecast.sim.engine.adapters import adapters_of
+from servecast.sim.kv.adapterpool import AdapterPool
 from servecast.traces.columns import Labels
 from servecast.traces.streams import Stream
 from servecast.traces.table import RequestTable

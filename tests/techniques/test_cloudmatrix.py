@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from servecast.configs.plan import load_plan
-from servecast.sim.deploy import Deployment, deploy
+from servecast.sim.deploy import deploy
+from servecast.sim.deployment import Deployment
 from servecast.sim.run import run
 from servecast.traces.columns import PrefixBlocks
 from servecast.traces.table import RequestTable

@@ -15,7 +15,8 @@ from typing import Any
 from ...configs.engine import policy_name
 from ...configs.plan import Plan, Pool
 from ...errors import InputError
-from ...sim.deploy import Deployment, deploy
+from ...sim.deploy import deploy
+from ...sim.deployment import Deployment
 from ...sim.report.report import package_version
 
 MARGIN = 0.03  # of the KV blocks: the memory arithmetic was 1.2 % off where an engine reported them (docs/accuracy.md)

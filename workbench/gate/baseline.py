@@ -13,7 +13,7 @@ from ...configs.strict import build, read_mapping
 from ...costmodels.choice import ROOFLINE
 from ...errors import InputError
 from ...planner.fingerprint import digest
-from ...sim.deploy import Deployment
+from ...sim.deployment import Deployment
 from ...sim.report.report import package_version
 from ...sim.report.write import write_bytes
 from .cases import Case

@@ -9,7 +9,7 @@ from typing import Any
 from ...configs.slo import METRICS
 from ...configs.strict import read_mapping
 from ...errors import InputError
-from ...sim.deploy import Deployment
+from ...sim.deployment import Deployment
 from .cases import Wanted
 
 _NAMES = {"ttft": "ttft_from_arrival", "tpot": "tpot", "itl": "itl", "e2el": "e2e_from_arrival"}
