@@ -51,7 +51,7 @@ from .records import End, Recorder
 from .services import Services, wanted
 
 BETWEEN_LOOKS = 512  # requests that end between two looks at the real clock
-_LARGE = 50_000  # requests: the many short runs of a search need not pay for looking through all objects
+_LARGE = 5_000  # requests: what shorter runs leave is little, and a search need not look through all objects
 Progress = Callable[[float, int, int], None]  # simulated seconds, requests ended, requests in the trace
 
 
