@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from copy import deepcopy
 from dataclasses import replace
 from itertools import pairwise
@@ -19,8 +20,10 @@ from servecast.configs.strict import read_mapping
 from servecast.errors import InputError
 from servecast.sim.deploy import deploy
 from servecast.traces.columns import Labels
+from servecast.traces.load import load
 
 FOLDER = Path(servecast.__file__).parent / "configs" / "plans" / "techniques"
+STUDY = Path(__file__).parents[2] / "bench" / "studies" / "agentic_stages.py"
 MODELS = ("chat", "code", "summary")
 TICKS = 1 << 36
 
@@ -261,3 +264,17 @@ def test_layers_are_shared_by_models_or_adapters() -> None:
 def test_models_need_labels(bench) -> None:
     with pytest.raises(InputError, match="model"):
         bench.run(bench.workload(n=5), plan_from(read("blockllm")))
+
+
+def test_stages_on_gpus_of_their_own_are_cheaper_than_on_one_type() -> None:
+    """Both keep the deadlines that the study asks for; the small model does not need the large one's GPU."""
+    study = runpy.run_path(str(STUDY))
+    found = {fleet.name: fleet for fleet in study["fleets"]()}
+    prices = [fleet.price for fleet in found.values()]
+    assert prices == sorted(prices)
+    mixed, alone = found["1 x 4 a100-80gb + 3 x 1 l40s"], found["1 x 4 a100-80gb + 2 x 1 a100-80gb"]
+    assert mixed.price < alone.price
+    tables = [load(study["TRACE"])]
+    assert all(study["kept"](fleet, tables, 0.99)[0] >= 0.97 for fleet in (mixed, alone))  # 0.99 on average of five
+    starved = found["1 x 4 a100-80gb + 1 x 1 rtx-a6000"]
+    assert study["kept"](starved, tables, 0.99)[0] < 0.9
