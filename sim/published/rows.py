@@ -217,6 +217,7 @@ def plan_of(row: BenchRow, workers: Workers, hardware: str, cost: str) -> dict[s
         "data_parallel_size": workers.data_parallel_size,
         "enable_expert_parallel": workers.expert_parallel_size > 1,
         "enable_chunked_prefill": row.engine == "vllm",
+        "enable_prefix_caching": False,
         **protocol_of(row).flags(row),
     }
     if row.weights.startswith("fp8"):  # 4-bit checkpoints say so in the model's card
