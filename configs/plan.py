@@ -253,26 +253,26 @@ class Plan:
 
     def fingerprint(self) -> str:
         """SHA-256 of what the plan says, first 16 hex digits."""
-        values = _said(self)
+        values = said(self)
         values.pop("folder", None)
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _said(part: Any) -> Any:
+def said(part: Any) -> Any:
     """What is not at its default, at every depth: a key that a plan does not use leaves no trace, so that new keys
     change nothing."""
     if isinstance(part, Mapping):
-        return {key: _said(value) for key, value in part.items()}
+        return {key: said(value) for key, value in part.items()}
     if isinstance(part, tuple | list):
-        return [_said(value) for value in part]
+        return [said(value) for value in part]
     if not is_dataclass(part):
         return part
-    said: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for f in fields(part):
         value = getattr(part, f.name)
         if value != (f.default if f.default_factory is MISSING else f.default_factory()):
-            said[f.name] = _said(value)
-    return said
+            values[f.name] = said(value)
+    return values
 
 
 def load_plan(name: str) -> Plan:

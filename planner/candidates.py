@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from ..configs.catalog import find_hardware, find_model
-from ..configs.engine import find_engine
-from ..configs.plan import Plan, Pool, plan_from
+from ..configs.engine import find_engine, policy_name
+from ..configs.plan import Plan, Pool, plan_from, said
+from ..configs.strict import build
 from ..costmodels.energy import busy_watts, idle_watts
 from ..costmodels.shapes import KVShape, model_kv_shape
 from ..errors import InputError
 from ..sim.deploy import deploy
 from ..sim.deployment import Deployment
+from ..sim.policies.registry import make_policy
 from ..traces.table import RequestTable
 from .inventory import Inventory
 
@@ -25,7 +28,7 @@ _SETTINGS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Candidate:
     """One kind of replica.
 
@@ -64,12 +67,17 @@ class Rejected:
 
 
 def find_candidates(inventory: Inventory, table: RequestTable) -> tuple[list[Candidate], list[Rejected]]:
-    """Every instance type that can start and hold the longest request of `table`, and those that cannot."""
+    """Every instance type that can start and hold the longest request of `table`, and those that cannot.
+
+    Raises `InputError` for policies that there are not.
+    """
+    _check_policies(inventory)
     candidates: list[Candidate] = []
     rejected: list[Rejected] = []
     longest = _max_model_len(inventory, table)
     seen = set()
-    for name, pool in _pools(inventory, longest):
+    for pool in _pools(inventory, longest):
+        name = pool.name
         room = inventory.gpus[pool.hardware].count // pool.accelerators
         node = inventory.node_size(pool.hardware)
         if not room:
@@ -80,7 +88,7 @@ def find_candidates(inventory: Inventory, table: RequestTable) -> tuple[list[Can
             rejected.append(Rejected(name, reason))
         else:
             try:  # a role alone is no plan
-                (deployment,) = deploy(fleet_plan(inventory, {dataclasses.replace(pool, role="mixed"): 1}))
+                (deployment,) = deploy(fleet_plan(inventory, [dataclasses.replace(pool, role="mixed")]))
             except InputError as error:
                 rejected.append(Rejected(name, str(error)))
                 continue
@@ -89,34 +97,65 @@ def find_candidates(inventory: Inventory, table: RequestTable) -> tuple[list[Can
                 continue
             limits = deployment.limits
             budget = 0 if pool.role == "decode" else limits.max_num_batched_tokens  # of prompts, which it has none of
-            same = (*_shape(pool), limits.max_num_seqs, budget)
+            bare = dataclasses.replace(pool, name="", max_num_seqs=None, max_num_batched_tokens=None)
+            same = (repr(bare), limits.max_num_seqs, budget)
             if same not in seen:  # the engine's defaults may be one of the other options
                 candidates.append(_candidate(name, pool, deployment, room))
             seen.add(same)
     return candidates, rejected
 
 
-def _pools(inventory: Inventory, max_model_len: int) -> Iterator[tuple[str, Pool]]:
+def _check_policies(inventory: Inventory) -> None:
+    given = [("defaults", inventory.defaults)]
+    given += [(f"gpus.{gpu}.defaults", stock.defaults) for gpu, stock in inventory.gpus.items()]
+    given += [("choices", {key: option}) for key, options in inventory.choices.items() for option in options]
+    for place, values in given:
+        for kind in ("batch", "queue", "kv", "eviction"):
+            if values.get(kind) is not None:
+                where = f"{place}.{kind}"
+                make_policy(kind, *policy_name(values[kind], where), where)
+
+
+def _pools(inventory: Inventory, max_model_len: int) -> Iterator[Pool]:
     preset = find_engine(inventory.engine)
     default = {gpu: preset.budget(find_hardware(gpu)).max_num_seqs for gpu in inventory.gpus}
     sizes = product(inventory.gpus, inventory.role, inventory.tensor_parallel_size, inventory.pipeline_parallel_size)
     for gpu, role, tp, pp in sizes:
-        for values in product(*(getattr(inventory, key) for key in _SETTINGS)):
+        given = {**inventory.defaults, **inventory.gpus[gpu].defaults}
+        for values, chosen in product(product(*(getattr(inventory, key) for key in _SETTINGS)), _chosen(inventory)):
             settings = dict(zip(_SETTINGS, values, strict=True))
             tokens, seqs = settings["max_num_batched_tokens"], settings["max_num_seqs"]
             if tokens and seqs is None and tokens < default[gpu]:
                 settings["max_num_seqs"] = tokens  # an iteration holds no more requests than tokens
-            name = "-".join([gpu, f"tp{tp}", f"pp{pp}", *_words(settings), *([] if role == "mixed" else [role])])
-            pool = Pool(
-                name, gpu, role=role, tensor_parallel_size=tp, pipeline_parallel_size=pp, max_model_len=max_model_len,
-                price_per_hour=inventory.price(gpu), **settings,
-            )  # fmt: skip
-            yield name, pool
+            words = [*_words(settings), *(word for word, *_ in chosen if word), *([] if role == "mixed" else [role])]
+            own = {key: option for _, key, option in chosen if option is not None}
+            values_of_pool = {
+                "name": "-".join([gpu, f"tp{tp}", f"pp{pp}", *words]), "hardware": gpu, "role": role,
+                "tensor_parallel_size": tp, "pipeline_parallel_size": pp, "max_model_len": max_model_len,
+                "price_per_hour": inventory.price(gpu), **settings, **given, **own,
+            }  # fmt: skip
+            yield build(Pool, values_of_pool)
 
 
-def _shape(pool: Pool) -> tuple[object, ...]:
-    sizes = (pool.tensor_parallel_size, pool.pipeline_parallel_size, pool.data_parallel_size)
-    return pool.hardware, pool.role, *sizes, pool.enable_expert_parallel, pool.kv_cache_dtype, pool.quantization
+def _chosen(inventory: Inventory) -> list[tuple[tuple[str, str, Any], ...]]:
+    """Every combination of the inventory's choices; of each option its word in a name, its key and itself."""
+    options = [[(word, key, option) for word, option in _named(key, all_)] for key, all_ in inventory.choices.items()]
+    return list(product(*options))
+
+
+def _named(key: str, options: Sequence[Any]) -> list[tuple[str, Any]]:
+    """Options with a word each: their policy's name, their value, or the key and their number."""
+
+    def word(option: Any) -> str:
+        if isinstance(option, Mapping):
+            return str(option.get("name", key))
+        if isinstance(option, bool):
+            return key if option else f"no_{key}"
+        return Path(option).stem if isinstance(option, str) else f"{key}{option}"
+
+    words = ["" if option is None else word(option) for option in options]
+    unique = [w if words.count(w) == 1 else f"{w}{i + 1}" for i, w in enumerate(words)]
+    return list(zip(unique, options, strict=True))
 
 
 def _words(settings: dict[str, Any]) -> Iterator[str]:
@@ -152,20 +191,16 @@ def _candidate(name: str, pool: Pool, deployment: Deployment, most: int) -> Cand
     )  # fmt: skip
 
 
-def fleet_plan(inventory: Inventory, replicas: dict[Pool, int], **more: Any) -> Plan:
-    """A plan of so many replicas of each pool; `more` are other keys of a plan."""
-    return plan_from(plan_values(inventory, replicas, **more), "fleet")
+def fleet_plan(inventory: Inventory, pools: Sequence[Pool], **more: Any) -> Plan:
+    """A plan of these pools; `more` are other keys of a plan."""
+    return plan_from(plan_values(inventory, pools, **more), "fleet")
 
 
-def plan_values(inventory: Inventory, replicas: dict[Pool, int], **more: Any) -> dict[str, Any]:
+def plan_values(inventory: Inventory, pools: Sequence[Pool], **more: Any) -> dict[str, Any]:
     """The same as the mapping of a plan file, without settings that are defaults."""
-    usual = vars(Pool("", ""))
-    pools = []
-    for pool, count in replicas.items():
-        own = {key: value for key, value in vars(pool).items() if value != usual[key]}
-        pools.append({**own, "replicas": count})
     links = {"links": inventory.links} if inventory.links else {}
     return {
-        "model": inventory.model, "engine": inventory.engine, "pools": pools, "router": "least_outstanding", **links,
-        **more,
+        "model": inventory.model, "engine": inventory.engine,
+        "pools": [{**said(pool), "replicas": pool.replicas} for pool in pools],
+        "router": "least_outstanding", **links, **more, **inventory.plan,
     }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -91,7 +92,7 @@ def _search_command(args: argparse.Namespace) -> int:
     """0 with a plan, 1 where no fleet of the inventory meets the SLO."""
     from ..configs.slo import load_slo
     from ..sim.report.write import json_text, prepare_folder
-    from .inventory import load_inventory
+    from .inventory import Inventory, load_inventory
     from .planning import plan_fleet
     from .summary import summary
 
@@ -103,8 +104,8 @@ def _search_command(args: argparse.Namespace) -> int:
     try:
         planned = plan_fleet(trace, slo, inventory, options, _progress())
     except InputError as error:
-        places = {"objectives": args.slo, "max_model_len": args.inventory, "gpus": args.inventory}
-        place = places.get(error.where.split(".")[0])
+        keys = {"objectives": args.slo, **{f.name: args.inventory for f in dataclasses.fields(Inventory)}}
+        place = keys.get(error.where.split(".")[0])
         raise error.at(f"{place}:") if place else error from None
     if args.out:
         _write(planned, args.out)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ..configs.catalog import find_hardware
-from ..configs.plan import Links
+from ..configs.plan import Links, Plan, Pool, plan_from
 from ..configs.strict import build, check, read_mapping
 from ..configs.topology import Disaggregation
-from ..errors import InputError
+from ..costmodels.choice import ROOFLINE
+from ..errors import InputError, unknown_name
 
 
 @dataclass(frozen=True)
@@ -19,11 +21,13 @@ class Stock:
 
     count : available. price_per_hour : USD for one; the card's list price where it is not given.
     gpus_per_node : the card's where it is not given; a tensor-parallel group stays inside a node.
+    defaults : keys of the pools on them, such as the `cost` that was measured there.
     """
 
     count: int
     price_per_hour: float | None = None
     gpus_per_node: int | None = None
+    defaults: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check(self.count >= 0, "count", self.count, "a number of GPUs, not negative")
@@ -31,13 +35,15 @@ class Stock:
             self.price_per_hour is None or self.price_per_hour > 0, "price_per_hour", self.price_per_hour, "USD above 0"
         )
         check(self.gpus_per_node is None or self.gpus_per_node >= 1, "gpus_per_node", self.gpus_per_node, "at least 1")
+        _check_pool(self.defaults, "defaults")
 
 
 @dataclass(frozen=True)
 class Inventory:
     """The planner's choices. Lists name the options of a setting, in vLLM's words; None is the engine's default.
 
-    gpus : by hardware card. links, disaggregation : as in a plan. budget_per_hour : USD that the fleet may cost.
+    gpus : by hardware card. choices : options of any other key of a pool. defaults : keys of all pools. plan : further
+    keys of the plan. links, disaggregation : as in a plan. budget_per_hour : USD that the fleet may cost.
     spare : replicas whose loss the fleet has to survive. electricity_per_kwh : USD; 0 leaves energy out of the cost.
     uncertainty : share by which the capacity of a kind of replica may fall short of what was measured, for
     `uncertain_kinds` of them at once.
@@ -56,6 +62,9 @@ class Inventory:
     kv_cache_dtype: tuple[str, ...] = ("auto",)
     quantization: tuple[str | None, ...] = (None,)
     max_model_len: int | None = None
+    choices: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    defaults: dict[str, Any] = field(default_factory=dict)
+    plan: dict[str, Any] = field(default_factory=dict)
     links: dict[str, Any] = field(default_factory=dict)
     disaggregation: dict[str, Any] = field(default_factory=dict)
     budget_per_hour: float | None = None
@@ -83,6 +92,12 @@ class Inventory:
             raise InputError(
                 "role", ", ".join(self.role), "prefill and decode together: neither serves a request alone"
             )
+        _check_pool(self.defaults, "defaults")
+        for key, options in self.choices.items():
+            check(bool(options), f"choices.{key}", [], "at least one option")
+            for option in options:
+                _check_pool({key: option}, "choices")
+        _check_plan(self.plan)
         build(Links, self.links, "links")
         build(Disaggregation, self.disaggregation, "disaggregation")
         if not any(stock.count for stock in self.gpus.values()):
@@ -107,14 +122,59 @@ _LISTS = (
     "gpus", "role", "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "enable_expert_parallel",
     "max_num_seqs", "max_num_batched_tokens", "kv_cache_dtype", "quantization",
 )  # fmt: skip
+_DECIDED = {"name", "hardware", "replicas", "model", "serves", "max_model_len", "price_per_hour", *_LISTS}
+_OPEN = sorted({f.name for f in fields(Pool)} - _DECIDED)  # keys of a pool that `choices` and `defaults` may set
+_OPEN_OF_PLAN = sorted(
+    {f.name for f in fields(Plan)}
+    - {"name", "model", "engine", "pools", "links", "disaggregation", "prices", "shared_gpus", "folder"}
+)
+
+
+def _check_pool(values: Mapping[str, Any], where: str) -> None:
+    """Raise `InputError` for keys that a pool has not, or that the planner decides, and for their values."""
+    for key in values:
+        if key not in _OPEN:
+            raise unknown_name(f"{where}.{key}", "key of a pool that is set here", key, _OPEN)
+    build(Pool, {"name": "", "hardware": "", **{k: v for k, v in values.items() if v is not None}}, where)
+
+
+def _check_plan(values: Mapping[str, Any]) -> None:
+    for key in values:
+        if key not in _OPEN_OF_PLAN:
+            raise unknown_name(f"plan.{key}", "key of a plan that is set here", key, _OPEN_OF_PLAN)
+    try:
+        plan_from({"model": "", "engine": "", "pools": [Pool("", "")], **values})
+    except InputError as error:
+        raise error.at("plan") from None
 
 
 def load_inventory(path: Path) -> Inventory:
-    """From a YAML or JSON file; every GPU is looked up and priced."""
+    """From a YAML or JSON file; every GPU is looked up and priced. Relative paths start at its folder."""
     try:
-        inventory = build(Inventory, read_mapping(path))
+        inventory = _rooted(build(Inventory, read_mapping(path)), path.parent.absolute())
         for gpu in inventory.gpus:
             inventory.price(gpu)
     except InputError as error:
         raise error if str(path) in error.where else error.at(f"{path}:") from None
     return inventory
+
+
+def _rooted(inventory: Inventory, folder: Path) -> Inventory:
+    """With whole paths of measured times and of the model's card: the plan is written elsewhere."""
+
+    def rooted(values: dict[str, Any]) -> dict[str, Any]:
+        return {**values, "cost": path(values["cost"])} if values.get("cost") else values
+
+    def path(cost: str | None) -> str | None:
+        return cost if cost in (None, ROOFLINE) else str(folder / Path(cost).expanduser())
+
+    card = folder / inventory.model
+    choices = inventory.choices
+    if "cost" in choices:
+        choices = {**choices, "cost": tuple(map(path, choices["cost"]))}
+    return replace(
+        inventory,
+        model=str(card) if Path(inventory.model).suffix and card.exists() else inventory.model,
+        gpus={gpu: replace(stock, defaults=rooted(stock.defaults)) for gpu, stock in inventory.gpus.items()},
+        choices=choices, defaults=rooted(inventory.defaults), plan=rooted(inventory.plan),
+    )  # fmt: skip

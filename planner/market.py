@@ -150,7 +150,7 @@ class Market:
 
     def replay(self, known: Known, replicas: int) -> Verdict:
         """A fleet of this type only on the whole trace."""
-        plan = fleet_plan(self.inventory, {known.candidate.pool: replicas})
+        plan = fleet_plan(self.inventory, [replace(known.candidate.pool, replicas=replicas)])
         known.alone[replicas] = self.capacity.replay(plan)
         return known.alone[replicas]
 

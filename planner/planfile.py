@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def values_of(
     routing : share of each bucket of prompt lengths, with the buckets' `bounds`, by instance type. seconds : that a
     request stays on an instance type; a replica that gets `rate` requests/s then holds rate x seconds of them (Little).
     """
-    pools = {candidate.pool: n for candidate, n in fleet.items()}
+    pools = [replace(candidate.pool, replicas=n) for candidate, n in fleet.items()]
     roles = {candidate.role for candidate in fleet}
     if roles == {"mixed"}:
         return plan_values(inventory, pools, router=_router("mixed", fleet, routing, bounds, seconds))

@@ -121,7 +121,7 @@ class Capacity:
     def pooled(self, candidate: Candidate, replicas: int, low: float, top: float) -> Interval:
         """The share of the trace that each of so many replicas carries within the SLO; together at least `low`, below
         `top`."""
-        plan, table = fleet_plan(self.inventory, {candidate.pool: replicas}), self.workload.table
+        plan, table = fleet_plan(self.inventory, [replace(candidate.pool, replicas=replicas)]), self.workload.table
 
         def carries(share: float) -> bool:
             part = thinned(table, share, self.judge.seed)
@@ -133,10 +133,10 @@ class Capacity:
     def _plan(self, candidate: Candidate) -> Plan:
         """One replica, with all that it needs to be judged by its role."""
         if candidate.role != "decode":
-            return fleet_plan(self.inventory, {replace(candidate.pool, role="mixed"): 1})
-        helper = replace(candidate.pool, name="helpers", role="prefill")
+            return fleet_plan(self.inventory, [replace(candidate.pool, role="mixed")])
+        helpers = replace(candidate.pool, name="helpers", role="prefill", replicas=_HELPERS)
         free = {"bandwidth": _NO_LIMIT, "latency": 0.0}
-        return fleet_plan(self.inventory, {helper: _HELPERS, candidate.pool: 1}, links={"link": free, "network": free})
+        return fleet_plan(self.inventory, [helpers, candidate.pool], links={"link": free, "network": free})
 
 
 def _phase(table: RequestTable, role: str) -> RequestTable:

@@ -76,7 +76,9 @@ def draw(spec: Spec | ProgramSpec, seed: int, *, keep_failed: bool = False) -> R
 
 
 def is_spec(path: Path) -> bool:
-    """Whether the file is a generator's parameter file: text with a top-level `kind:`."""
+    """Whether the file is a generator's parameter file: YAML by its name, or text with a top-level `kind:`."""
+    if path.suffix in (".yaml", ".yml"):
+        return True
     with open_text(path) as text:
         head = text.read(HEAD)
     return not head.lstrip().startswith("{") and bool(_SPEC.search(head))

@@ -136,7 +136,7 @@ def test_a_replay_that_ends_early_says_what_the_whole_one_says() -> None:
     judge, targets = Judge(Cache(None)), Targets.of(asked, len(table))
     seen = []
     for replicas in (1, 2, 4):
-        plan = fleet_plan(inventory, {candidates[0].pool: replicas})
+        plan = fleet_plan(inventory, [replace(candidates[0].pool, replicas=replicas)])
         verdict = judge.replay(plan, table, targets)
         whole = build_report(run(table, plan), asked)["slo"]["objectives"]
         assert verdict.met == all(objective["met"] for objective in whole)
