@@ -25,7 +25,7 @@ from .streams import Streams
 from .strict import build, check, read_mapping
 from .techniques import Techniques
 from .tiers import Tiers
-from .topology import Disaggregation, Topology
+from .topology import Disaggregation, FabricLink, Topology, fabric_pairs
 
 LONGEST = 1e8  # seconds (three years) that any wait may take: the simulator's clock ends after four years
 
@@ -44,11 +44,12 @@ class LinkOverride:
 
 @dataclass(frozen=True)
 class Links:
-    """link : inside a node. network : between nodes. host : to the host's memory."""
+    """link : inside a node. network : between nodes. host : to the host's memory. fabrics : by `from->to`."""
 
     link: LinkOverride = field(default_factory=LinkOverride)
     network: LinkOverride = field(default_factory=LinkOverride)
     host: LinkOverride = field(default_factory=LinkOverride)
+    fabrics: dict[str, FabricLink] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Pool:
     """Replicas that are alike. What is None comes from the engine preset, the model or the hardware card.
 
     role : whether its replicas compute prompts, decode, or both. fabric : replicas on different nodes exchange KV cache
-        where this is the same.
+        where this is the same, or where `links.fabrics` leads from one to the other.
     serves : labels of the trace's `model` column that this pool answers; empty = all that no other pool names.
     quantization : weight format instead of the one in the model's card: a key of `model.QUANTIZATIONS`, or bits a
         parameter and the number type of products (`{bits: 3.2, compute: bf16}`, for sizes in between as BitStack's).
@@ -240,12 +241,18 @@ class Plan:
         for name in names:
             if names.count(name) > 1:
                 raise InputError("pools", f"two pools called {name!r}", "a name of its own for each pool")
+        self.fabric_links()
         sharing = [name for group in self.shared_gpus for name in group.pools]
         for name in sharing:
             if name not in names:
                 raise unknown_name("shared_gpus.pools", "pool", name, names)
             if sharing.count(name) > 1:
                 raise InputError("shared_gpus.pools", f"{name!r} more than once", "a pool on one set of accelerators")
+
+    def fabric_links(self) -> dict[tuple[str, str], FabricLink]:
+        """Links between the pools' fabrics, by (from, to)."""
+        fabrics = {pool.fabric for pool in self.pools if pool.fabric}
+        return fabric_pairs(self.links.fabrics, "links.fabrics", "fabric of a pool", fabrics)
 
     def sharing(self, pool: Pool) -> SharedGPUs | None:
         """With whom a pool shares its accelerators, if with anybody."""

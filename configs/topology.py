@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import Literal
 
+from ..errors import InputError, unknown_name
 from .engine import PolicyChoice
 from .strict import check
 
@@ -23,6 +25,39 @@ class Topology:
 
     nic: Literal["accelerator", "node"] = "accelerator"
     placement: Literal["packed", "by_pool"] = "packed"
+
+
+@dataclass(frozen=True)
+class FabricLink:
+    """What connects one fabric with another, one way: all KV caches that go from there to here share it.
+
+    bandwidth : bytes/s that it delivers in all. latency : seconds, besides those of the networks at both ends.
+    """
+
+    bandwidth: float
+    latency: float
+
+    def __post_init__(self) -> None:
+        check(self.bandwidth >= 1e6, "bandwidth", self.bandwidth, "bytes/s, 1e6 or more (100 Gb/s are 12.5e9)")
+        check(0 <= self.latency <= 1, "latency", self.latency, "seconds, 0 to 1 (2 ms are 0.002)")
+
+
+def fabric_pairs(
+    links: Mapping[str, FabricLink], where: str, kind: str, known: Collection[str]
+) -> dict[tuple[str, str], FabricLink]:
+    """Links by (from, to), of keys such as `east->west`. Raises `InputError` at a key that does not name two of
+    `known`, which are `kind`s."""
+    pairs = {}
+    for key, link in links.items():
+        place, (source, arrow, target) = f"{where}.{key}", key.partition("->")
+        check(bool(source and arrow and target), place, key, "two names, as in `east->west`")
+        for name in (source, target):
+            if name not in known:
+                raise unknown_name(place, kind, name, known)
+        if source == target:
+            raise InputError(place, f"from {source} to itself", "two names: within one the adapters are the links")
+        pairs[source, target] = link
+    return pairs
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from .cluster.migration import Migrator, Rebalancing
 from .cluster.replica import Replica
 from .cluster.roles import disaggregated, make_admission, make_decode_router, make_rebalancer
 from .cluster.scaling import Scaler
-from .cluster.sites import Sites
+from .cluster.sites import Sites, islands
 from .core import Rebalancer, ReplicaView, Router
 from .deployment import Deployment
 from .keep.borrowing import Borrowing
@@ -53,7 +53,7 @@ class Services:
         self._plan, self._seed, self._cluster, self.replicas = plan, seed, cluster, replicas
         self._deployments = deployments
         self.network = Network(cluster.env)
-        self.sites = Sites(self.network, plan.topology)
+        self.sites = Sites(self.network, plan.topology, plan.fabric_links())
         for replica in replicas:
             for rank, engine in enumerate(replica.domains):
                 name = f"{replica.pool}/{replica.number}" + (f"/{rank}" if len(replica.domains) > 1 else "")
@@ -115,10 +115,11 @@ class Services:
     def _alike(self) -> Iterator[list[Replica]]:
         """Replicas among which requests can move: one model and KV format, connected, serving the same labels."""
         groups: dict[Any, list[Replica]] = {}
+        home = islands(self._plan)
         for replica in self.replicas:
             d = self._deployments[replica.pool]
             stored = (d.pool.kv_cache_dtype, d.pool.techniques, d.limits.block_size)
-            key = (d.model.name, *stored, d.pool.fabric, d.pool.serves, d.lockstep)
+            key = (d.model.name, *stored, home[d.pool.fabric], d.pool.serves, d.lockstep)
             if replica.role != "prefill" and not d.lockstep:
                 groups.setdefault(key, []).append(replica)
         yield from groups.values()

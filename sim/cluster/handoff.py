@@ -18,7 +18,7 @@ from ...costmodels.base import TICKS_PER_SECOND, ticks
 from ..core import ReplicaView, Request, Router
 from .claim import Claim
 from .cluster import Cluster
-from .links import Flow
+from .links import Flow, Link
 from .replica import Replica
 from .sites import Sites
 
@@ -207,12 +207,11 @@ class Handoff:
         request = passage.request
         size = round(self._request_bytes(request.computed) - self._request_bytes(passage.reserved.found))
         behind = 0 if passage.waited else self._sent_while_computing(request, size, path)
-        self.network.book(path, behind)
         self.bytes_due += size
         passage.flow = self.network.send(path, size - behind, latency, partial(self._arrived, passage))
 
-    def _sent_while_computing(self, request: Request, size: int, path: Sequence[Any]) -> int:
-        """Bytes that left during the prefill. The last part, a layer or a chunk, can only follow it."""
+    def _sent_while_computing(self, request: Request, size: int, path: Sequence[Link]) -> int:
+        """Bytes that left during the prefill, booked. The last part, a layer or a chunk, can only follow it."""
         mode = self.spec.mode
         if mode == "serial" or not path:
             return 0
@@ -223,8 +222,9 @@ class Handoff:
             chunk = min(limits.max_num_batched_tokens, limits.long_prefill_token_threshold or request.computed)
             last = ((request.computed - 1) % chunk + 1) / request.computed
         time = (request.last_token - request.phase_start) / TICKS_PER_SECOND
-        fastest = min(link.capacity for link in path) * time
-        return int(min(size, fastest) * (1 - last))
+        behind = int(min(size, self.network.unnoticed(path, time, request.last_token)) * (1 - last))
+        self.network.hide(path, behind, request.phase_start)
+        return behind
 
     def _arrived(self, passage: Passage) -> None:
         passage.flow = None

@@ -27,6 +27,20 @@ class Link:
         self.carried = 0
 
 
+class Pipe(Link):
+    """A link between fabrics. What hides behind computations takes turns there: taken : until this tick."""
+
+    __slots__ = ("taken",)
+
+    def __init__(self, name: str, capacity: int) -> None:
+        super().__init__(name, capacity)
+        self.taken = 0
+
+    def spare(self, until: int) -> float:
+        """Bytes that it might have carried by then beside all that it has, and has under way."""
+        return until / TICKS_PER_SECOND * self.capacity - self.carried - sum(flow.size for flow in self.flows)
+
+
 class Flow:
     """`size` bytes on their way over all links of `path` at once.
 
@@ -64,6 +78,12 @@ class Network:
         self.links.append(Link(name, max(1, int(capacity))))
         return self.links[-1]
 
+    def pipe(self, name: str, capacity: float) -> Pipe:
+        """A new link between fabrics."""
+        pipe = Pipe(name, max(1, int(capacity)))
+        self.links.append(pipe)
+        return pipe
+
     def send(self, path: Sequence[Link], size: int, latency: int, arrived: Callable[[], None]) -> Flow:
         """Begin to send; `arrived` is called `latency` ticks after the last byte has left. An empty path takes no time
         beyond the latency."""
@@ -94,8 +114,24 @@ class Network:
             link.capacity = max(1, int(link.nominal * factor))
         self._share(links)
 
+    def unnoticed(self, path: Sequence[Link], seconds: float, until: int) -> float:
+        """Bytes that an otherwise idle path may carry during the last `seconds` before a tick, behind a computation."""
+        most = min(link.capacity for link in path) * seconds
+        for pipe in path:
+            if isinstance(pipe, Pipe):
+                free = (until - pipe.taken) / TICKS_PER_SECOND * pipe.capacity
+                most = max(0.0, min(most, free, pipe.spare(until)))
+        return most
+
+    def hide(self, path: Sequence[Link], size: int, since: int) -> None:
+        """Count bytes that go unnoticed behind a computation, which began at a tick."""
+        for pipe in path:
+            if isinstance(pipe, Pipe):
+                pipe.taken = max(pipe.taken, since) + -(-size * TICKS_PER_SECOND // pipe.capacity)
+        self.book(path, size)
+
     def book(self, path: Sequence[Link], size: int) -> None:
-        """Count bytes that went unnoticed behind a computation."""
+        """Count bytes that have passed."""
         self.bytes_sent += size
         for link in path:
             link.carried += size

@@ -75,6 +75,7 @@ def check_roles(plan: Plan, deployments: Sequence[Deployment]) -> None:
         for target in decode:
             if source is not target:
                 _check_pair(source, target)
+                _check_way(plan, source, target)
 
 
 def _check_pair(source: Deployment, target: Deployment) -> None:
@@ -88,9 +89,6 @@ def _check_pair(source: Deployment, target: Deployment) -> None:
     if a.techniques.kv != b.techniques.kv:
         found = f"{b.techniques.kv!r}, and pool {a.name!r} has {a.techniques.kv!r}"
         raise InputError(f"{target.where}.techniques.kv", found, "one KV format in all pools that hand requests over")
-    if a.fabric != b.fabric:
-        found = f"{b.fabric!r}, and pool {a.name!r} is on {a.fabric!r}: no link connects them"
-        raise InputError(f"{target.where}.fabric", found, f"{a.fabric!r}, so that KV caches can be handed over")
     if source.limits.max_model_len > target.limits.max_model_len:
         found = f"{target.limits.max_model_len}, and pool {a.name!r} accepts {source.limits.max_model_len} tokens"
         raise InputError(f"{target.where}.max_model_len", found, f"at least {source.limits.max_model_len}")
@@ -102,6 +100,18 @@ def _check_pair(source: Deployment, target: Deployment) -> None:
         raise InputError(
             f"{where}.data_parallel_size", "ranks in lockstep, with roles", "1 where requests are handed over"
         )
+
+
+def _check_way(plan: Plan, source: Deployment, target: Deployment) -> None:
+    """Whether a KV cache gets from one pool to the other, if one ever has to."""
+    a, b = source.pool, target.pool
+    stays = a.role == "mixed" and plan.disaggregation is not None and plan.disaggregation.keep_mixed
+    if stays or a.fabric == b.fabric or (a.fabric, b.fabric) in plan.fabric_links():
+        return
+    link = f"{a.fabric or 'EAST'}->{b.fabric or 'WEST'}"
+    found = f"{b.fabric!r}, and pool {a.name!r} is on {a.fabric!r}: no link connects them"
+    expected = f"{a.fabric!r}, or `links: {{fabrics: {{{link}: {{bandwidth: BYTES/S, latency: SECONDS}}}}}}`"
+    raise InputError(f"{target.where}.fabric", found, expected)
 
 
 def _check_borrowing(plan: Plan, deployments: Sequence[Deployment]) -> None:

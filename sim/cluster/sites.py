@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ...configs.topology import Topology
+from ...configs.plan import Plan
+from ...configs.topology import FabricLink, Topology
 from ...costmodels.base import ticks
 from ..deployment import Deployment
 from .links import Link, Network
@@ -22,14 +24,20 @@ class Site(NamedTuple):
 
 
 class Sites:
-    """The sites of all engines. A node holds accelerators of one kind; replicas fill nodes in order."""
+    """The sites of all engines. A node holds accelerators of one kind; replicas fill nodes in order.
 
-    def __init__(self, network: Network, topology: Topology) -> None:
+    links : between fabrics, by (from, to).
+    """
+
+    def __init__(self, network: Network, topology: Topology, links: Mapping[tuple[str, str], FabricLink]) -> None:
         self.network = network
         self._topology = topology
         self._sites: dict[Any, Site] = {}
         self._nodes = 0
         self._filling: dict[str, list[int]] = {}  # hardware (and pool) -> [node, accelerators of it in use]
+        self._between = {
+            ends: (network.pipe("->".join(ends), link.bandwidth), ticks(link.latency)) for ends, link in links.items()
+        }
         self._adapters: dict[int, tuple[Link, Link]] = {}  # of nodes that share one
 
     def add(self, engine: Any, deployment: Deployment, name: str) -> None:
@@ -54,7 +62,7 @@ class Sites:
         return self.network.link(f"{name} out", rate), self.network.link(f"{name} in", rate)
 
     def _node(self, deployment: Deployment, ranks: int) -> int:
-        key = deployment.hardware.name
+        key = f"{deployment.hardware.name}/{deployment.pool.fabric}"
         if self._topology.placement == "by_pool":
             key = f"{key}/{deployment.pool.name}"
         size = deployment.hardware.gpus_per_node
@@ -66,13 +74,18 @@ class Sites:
         return filling[0]
 
     def path(self, source: Any, target: Any) -> tuple[tuple[Link, ...], int]:
-        """Links from one engine to another, and the latency in ticks: inside the node, or over the network."""
+        """Links from one engine to another, and the latency in ticks: inside the node, or over the network, and from
+        one fabric to another."""
         if source is target:
             return (), 0
         a, b = self._sites[source], self._sites[target]
         if a.node == b.node:
             return (a.inside[0], b.inside[1]), max(a.latency_inside, b.latency_inside)
-        return (a.outside[0], b.outside[1]), max(a.latency_outside, b.latency_outside)
+        latency = max(a.latency_outside, b.latency_outside)
+        if a.fabric == b.fabric:
+            return (a.outside[0], b.outside[1]), latency
+        pipe, further = self._between[a.fabric, b.fabric]
+        return (a.outside[0], pipe, b.outside[1]), latency + further
 
     def adapters(self, engine: Any) -> tuple[Link, Link]:
         """The network adapters of an engine, out and in."""
@@ -82,3 +95,18 @@ class Sites:
         """All links of an engine."""
         site = self._sites[engine]
         return (*site.inside, *site.outside)
+
+
+def islands(plan: Plan) -> dict[str, str]:
+    """By fabric, the first of the fabrics that all reach each other, both ways: KV caches go anywhere among them."""
+    links = plan.fabric_links()
+    members: dict[str, list[str]] = {}
+    home = {}
+    for fabric in dict.fromkeys(pool.fabric for pool in plan.pools):
+        near = (
+            first for first, others in members.items()
+            if all((fabric, other) in links and (other, fabric) in links for other in others)
+        )  # fmt: skip
+        home[fabric] = next(near, fabric)
+        members.setdefault(home[fabric], []).append(fabric)
+    return home

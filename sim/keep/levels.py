@@ -11,7 +11,7 @@ from ...costmodels.shapes import model_kv_shape
 from ..cluster.cluster import Cluster
 from ..cluster.links import Link
 from ..cluster.replica import Replica
-from ..cluster.sites import Sites
+from ..cluster.sites import Sites, islands
 from ..deployment import Deployment
 from ..kv.store import TierStore
 from .peers import Peers
@@ -57,7 +57,7 @@ def make_loader(
                     out, into = sites.adapters(engine)
                     paths, share = ((up, into), (out, down)), (replica.id, len(replicas))
                 levels[engine].insert(0, Level(tier, store, paths, block, share))
-    peers = Peers(sites, _peers(replicas, deployments)) if plan.tiers.peers else None
+    peers = Peers(sites, _peers(plan, replicas, deployments)) if plan.tiers.peers else None
     return Loader(cluster, network, plan.tiers, policy, levels, sizes, layers, peers)
 
 
@@ -73,15 +73,17 @@ def _adapters(sites: Sites, replicas: Sequence[Replica]) -> float:
 
 
 def _peers(
-    replicas: Sequence[Replica], deployments: Mapping[str, Deployment]
+    plan: Plan, replicas: Sequence[Replica], deployments: Mapping[str, Deployment]
 ) -> dict[Any, list[tuple[Any, Replica]]]:  # fmt: skip
     """By engine that prefills, those with the same KV caches that it can reach, itself among them."""
     groups: dict[Any, list[tuple[Any, Replica]]] = {}
+    home = islands(plan)
     found = {}
     for replica in replicas:
         d = deployments[replica.pool]
         if replica.role != "decode":
-            key = (d.model.name, d.pool.kv_cache_dtype, d.pool.techniques, d.limits.block_size, d.pool.fabric)
+            stored = (d.pool.kv_cache_dtype, d.pool.techniques, d.limits.block_size)
+            key = (d.model.name, *stored, home[d.pool.fabric])
             for engine in replica.domains:
                 found[engine] = groups.setdefault(key, [])
                 found[engine].append((engine, replica))

@@ -55,6 +55,12 @@ def check_retention(plan: Plan, deployments: Sequence[Deployment]) -> None:
             if not d.prefix_caching:
                 found = f"off, with {key}: the next request finds its context in the prefix cache"
                 raise InputError(f"{d.where}.enable_prefix_caching", found, "true")
+    fabrics = sorted({pool.fabric for pool in plan.pools})
+    for i, tier in enumerate(plan.tiers.levels if plan.tiers else ()):
+        if tier.distributed and len(fabrics) > 1:
+            found = f"true, with pools on {', '.join(map(repr, fabrics))}"
+            expected = "one fabric: a store across several is not modelled"
+            raise InputError(f"tiers.levels[{i}].distributed", found, expected)
     if plan.tiers and plan.reuse:
         raise InputError("reuse", "given with tiers: an engine has one loader", "one of the two")
     if plan.retention and disaggregated(plan):

@@ -299,7 +299,8 @@ class Loader:
             return 0
         layers = self._layers[engine]
         behind = prompt_seconds(engine.cost, tokens, cached) * (layers - 1) / layers
-        return min(int(behind * min(link.capacity for link in source.path)), size - size // layers)
+        until = self.cluster.env.now + ticks(behind)
+        return min(int(self.network.unnoticed(source.path, behind, until)), size - size // layers)
 
     def _send(self, load: Load, size: float) -> None:
         if load.over:
@@ -315,7 +316,7 @@ class Loader:
         bytes_ = round(size)
         hidden = self._hidden(engine, load.request.target - load.tokens, load.tokens, bytes_, source)
         self.bytes_due += bytes_
-        self.network.book(source.path, hidden)
+        self.network.hide(source.path, hidden, self.cluster.env.now)
         arrived = partial(self._arrived, load)
         load.flow = self.network.send(source.path, bytes_ - hidden, source.latency(bytes_), arrived)
 
