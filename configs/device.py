@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..errors import InputError
 from .strict import check
@@ -67,6 +67,25 @@ class Achieved:
 
 
 @dataclass(frozen=True)
+class Clocks:
+    """Clocks that `nvidia-smi --lock-gpu-clocks` can set, in MHz.
+
+    lowest, highest : of `nvidia-smi -q -d SUPPORTED_CLOCKS`. flops : the one that the card's matrix rates are stated
+    at, taken for what a device without a lock runs at (tensor cores of an H100: 1,830 of 1,980).
+    """
+
+    lowest: int
+    highest: int
+    flops: int
+    source: str
+
+    def __post_init__(self) -> None:
+        check(0 < self.lowest <= self.highest, "lowest", self.lowest, f"MHz above 0, at most {self.highest}")
+        expected = f"MHz from {self.lowest} to {self.highest}"
+        check(self.lowest <= self.flops <= self.highest, "flops", self.flops, expected)
+
+
+@dataclass(frozen=True)
 class HardwareCard:
     """One accelerator.
 
@@ -76,6 +95,8 @@ class HardwareCard:
     link : to the accelerators of the same node. network : to other nodes (a property of the server: an assumption).
     host : to the host's memory.
     price_per_hour : USD for one accelerator: a list-price assumption to edit, not a quote; null where none is known.
+    clocks : null where they are not known; such a device cannot be locked.
+    gpu_clock_mhz : what it is locked to, by `locked`; no key of a card.
     """
 
     name: str
@@ -94,6 +115,8 @@ class HardwareCard:
     price_source: str = ""
     achieved: Achieved = field(default_factory=Achieved)
     note: str = ""
+    clocks: Clocks | None = None
+    gpu_clock_mhz: int | None = field(default=None, metadata={"written": False})
 
     def __post_init__(self) -> None:
         for key in ("memory_bytes", "memory_bandwidth", "gpus_per_node"):
@@ -102,6 +125,27 @@ class HardwareCard:
             check(peak is None or peak > 0, f"flops.{kind}", peak, "a positive number of operations/s, or null")
         if self.price_per_hour is not None:
             check(self.price_per_hour >= 0, "price_per_hour", self.price_per_hour, "USD an hour, not negative")
+
+    def locked(self, mhz: int) -> HardwareCard:
+        """The device with its clock locked. Raises `InputError` for a clock that it does not have."""
+        if self.clocks is None:
+            found = f"{mhz}, and nothing is known of the clocks of {self.name}"
+            raise InputError("gpu_clock_mhz", found, "`clocks` in its card: lowest, highest, flops and source")
+        if not self.clocks.lowest <= mhz <= self.clocks.highest:
+            expected = f"{self.clocks.lowest} to {self.clocks.highest} MHz on {self.name}"
+            raise InputError("gpu_clock_mhz", f"{mhz} MHz", expected)
+        return replace(self, gpu_clock_mhz=mhz)
+
+    def unlocked(self) -> HardwareCard:
+        """The device without a lock."""
+        return replace(self, gpu_clock_mhz=None)
+
+    @property
+    def clock_share(self) -> float:
+        """The locked clock as a share of the one that `flops` are stated at; 1 above that and without a lock."""
+        if self.gpu_clock_mhz is None or self.clocks is None:
+            return 1.0
+        return min(1.0, self.gpu_clock_mhz / self.clocks.flops)
 
     def peak(self, compute: str) -> float:
         """Dense peak operations/s for products in `compute`, or in the number type that stands in for it."""
@@ -116,7 +160,7 @@ class HardwareCard:
         for kind in _FALLBACKS.get(compute, (compute,)):
             peak = self.flops.get(kind)
             if peak is not None:
-                return kind, peak
+                return kind, peak * self.clock_share
         raise InputError(f"flops.{compute}", f"missing on {self.name}", "a number of operations/s")
 
     def between(self, ranks: int) -> Link:

@@ -102,6 +102,7 @@ class Pool:
     prepend_tokens : put before every prompt that comes here, such as examples for a small model (IC-Cache).
     num_gpu_blocks_override : KV blocks of an engine, instead of the memory arithmetic.
     price_per_hour : USD for one accelerator.
+    gpu_clock_mhz : what `nvidia-smi --lock-gpu-clocks` sets on its accelerators; None leaves them unlocked.
     techniques : of the literature (docs/techniques.md).
     """
 
@@ -141,6 +142,7 @@ class Pool:
     queue: PolicyChoice | None = None
     eviction: PolicyChoice = "lru"
     price_per_hour: float | None = None
+    gpu_clock_mhz: int | None = None
     techniques: Techniques = field(default_factory=Techniques)
 
     def __post_init__(self) -> None:

@@ -60,8 +60,8 @@ class CostModel(Protocol):
 
     @property
     def meters(self) -> Mapping[str, Sequence[StageCost]]:
-        """Further stages whose pieces are summed up along with the time: parts of it by origin ("measured", ...), and
-        2**-36 joules of a rank ("energy")."""
+        """Further stages whose pieces are summed up along with the time: parts of it by origin ("measured", ...), what
+        a locked clock adds to it ("slowed"), and 2**-36 joules of a rank ("energy")."""
         ...
 
     def hop(self, tokens: int) -> int:

@@ -13,7 +13,7 @@ from ..configs.model import ModelCard, Parallelism, check_parallel
 from ..configs.techniques import NONE, Techniques
 from .base import StageCost, ticks
 from .collectives import point_to_point, ranks_of
-from .energy import Energy, busy_watts
+from .energy import Energy, Slowed, busy_watts
 from .host import HostOverhead
 from .launch import Launch, fed
 from .layout import laid_out, tabled
@@ -33,10 +33,10 @@ class ComposedCost:
 
     extremes = False  # contexts count by their sum
 
-    @property
+    @cached_property
     def meters(self) -> Mapping[str, Sequence[StageCost]]:
-        """Nothing besides time."""
-        return {}
+        """Nothing besides time, but for what a locked clock adds to it."""
+        return self._slowed()
 
     def __init__(
         self,
@@ -114,7 +114,17 @@ class ComposedCost:
         return None if watts is None else self.compiled(self._joules(watts))
 
     def _joules(self, watts: float) -> OperatorTimes:
+        """watts : of kernels bound by memory."""
         return Energy(self.times, watts)
+
+    def _slowed(self) -> dict[str, Sequence[StageCost]]:
+        """Stages whose pieces are the ticks that a locked clock adds to kernels."""
+        locked = self.hardware.gpu_clock_mhz is not None
+        return {"slowed": self.compiled(Slowed(self.times, self.unlocked()))} if locked else {}
+
+    def unlocked(self) -> OperatorTimes:
+        """The times of the same operators on a device whose clock is not locked."""
+        raise NotImplementedError
 
     def hop(self, tokens: int) -> int:
         """Ticks to hand `tokens` tokens to the next stage, as vLLM does it: hidden state and residual, each of the
@@ -137,12 +147,14 @@ class ComposedCost:
 
     def describe(self) -> dict[str, object]:
         """Provenance and parameters, for the report."""
+        clock = self.hardware.gpu_clock_mhz
         used = {} if self.techniques == NONE else {"techniques": asdict(self.techniques.resolved())}
         return {
             "label": self.label,
             "model": self.model.name,
             "hardware": self.hardware.name,
             "hardware_source": self.hardware.source,
+            **({} if clock is None else {"gpu_clock_mhz": clock}),
             "parallel": asdict(self.parallel),
             "kv_cache_dtype": self._kv_cache_dtype,
             "host": asdict(self.host_overhead),

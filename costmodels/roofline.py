@@ -116,3 +116,7 @@ class Roofline(ComposedCost):
             launch=launch,
             techniques=techniques,
         )
+
+    def unlocked(self) -> RooflineTimes:
+        """See `ComposedCost.unlocked`."""
+        return RooflineTimes(self.hardware.unlocked())

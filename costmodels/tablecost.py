@@ -9,6 +9,7 @@ from ..configs.device import HardwareCard
 from ..configs.model import ModelCard, Parallelism
 from ..configs.techniques import NONE, Techniques
 from .base import StageCost
+from .clocked import ClockedTables
 from .composed import ComposedCost
 from .curve import Curve
 from .energy import Energy
@@ -42,12 +43,16 @@ class MeasuredCost(ComposedCost):
         kv_cache_dtype: str = "auto", host: HostOverhead | None = None, launch: Launch | None = None,
         routing: str = ROUTING, techniques: Techniques = NONE,
     ) -> None:  # fmt: skip
-        times = TableTimes(
-            tables, model, parallel, RooflineTimes(hardware), routing=routing, gpus_per_node=hardware.gpus_per_node
-        )
+        times: TableTimes
+        if hardware.gpu_clock_mhz is None:
+            behind, label = RooflineTimes(hardware), "measured"
+            times = TableTimes(tables, model, parallel, behind, routing=routing, gpus_per_node=hardware.gpus_per_node)
+        else:
+            times = ClockedTables(tables, model, parallel, hardware, routing=routing)
+            label = f"measured, scaled to {hardware.gpu_clock_mhz} MHz"
         self.extremes = times.uneven is not None
         super().__init__(
-            model, hardware, parallel, times, label="measured", kv_cache_dtype=kv_cache_dtype,
+            model, hardware, parallel, times, label=label, kv_cache_dtype=kv_cache_dtype,
             host=host or HostOverhead(), launch=launch, techniques=techniques,
         )  # fmt: skip
 
@@ -76,7 +81,11 @@ class MeasuredCost(ComposedCost):
         meters = {o: self.compiled(Only(self.times, o)) for o in ORIGINS if o in origins}
         if self.times.tables.has_power and self.energy is not None:
             meters["energy"] = self.energy
-        return meters
+        return {**meters, **self._slowed()}
+
+    def unlocked(self) -> TableTimes:
+        """See `ComposedCost.unlocked`."""
+        return self.times.free if isinstance(self.times, ClockedTables) else self.times
 
     def describe(self) -> dict[str, object]:
         return {**super().describe(), "fallback_share": self.fallback_share()}

@@ -99,11 +99,13 @@ def _deploy(plan: Plan, pool: Pool, where: str) -> Deployment:
     if pool.quantization:
         model = quantized(model, pool.quantization, f"{where}.quantization")
     hardware = _with_links(find_hardware(_card(plan, pool.hardware), f"{where}.hardware"), plan.links)
-    if pool.experts:
-        try:
+    try:
+        if pool.gpu_clock_mhz is not None:
+            hardware = hardware.locked(pool.gpu_clock_mhz)
+        if pool.experts:
             model = with_experts(model, pool.experts)
-        except InputError as error:
-            raise error.at(where) from None
+    except InputError as error:
+        raise error.at(where) from None
     limits = _limits(pool, preset, model, hardware, where)
     try:
         limits.block_size = _block_size(pool, model, limits)

@@ -64,12 +64,16 @@ def check_tenancy(plan: Plan, deployments: Sequence[Deployment]) -> None:
 def _check_alike(d: Deployment, first: Deployment) -> None:
     a, b = d.pool, first.pool
     if d.hardware != first.hardware or (a.replicas, a.parallel) != (b.replicas, b.parallel):
-        found = f"{a.replicas} x {a.parallel.expert_ranks} on {a.hardware}, and pool {b.name!r} has "
-        found += f"{b.replicas} x {b.parallel.expert_ranks} on {b.hardware}"
-        raise InputError(d.where, found, "hardware, replicas and parallel sizes alike, to share accelerators")
+        found = f"{_accelerators(a)}, and pool {b.name!r} has {_accelerators(b)}"
+        raise InputError(d.where, found, "hardware, clock, replicas and parallel sizes alike, to share accelerators")
     if len(d.cost.stages) > 1 or d.lockstep or a.streams or a.attention_workers or a.techniques.speculation:
         found = "stages, ranks in lockstep, streams, attention workers or speculation"
         raise InputError(d.where, found, "none of these on shared accelerators")
+
+
+def _accelerators(pool: Pool) -> str:
+    clock = "" if pool.gpu_clock_mhz is None else f" at {pool.gpu_clock_mhz} MHz"
+    return f"{pool.replicas} x {pool.parallel.expert_ranks} on {pool.hardware}{clock}"
 
 
 def _check_memory(group: SharedGPUs, pools: Sequence[Deployment], where: str) -> None:

@@ -167,15 +167,16 @@ def time_shares(engines: Sequence[EngineInfo]) -> dict[str, float] | None:
 
 def _energy(run: Run, d: Deployment, engines: Sequence[EngineInfo]) -> dict[str, Any] | None:
     """Joules of the pool's accelerators; None where their power is unknown. While kernels run it is as measured with
-    them, or that assumed of a busy device; else what a waiting device draws."""
-    running, idle = busy_watts(d.hardware), idle_watts(d.hardware)
-    if running is None or idle is None:
-        return None
+    them, or that assumed of a busy device at its clock; else what a waiting device draws."""
     ranks = d.pool.tensor_parallel_size  # an engine's ticks are summed over its pipeline stages
     busy = ranks * sum(e.busy for e in engines) / TICKS_PER_SECOND
+    slowed = ranks * sum(e.meters.get("slowed", 0) for e in engines) / TICKS_PER_SECOND
+    running, idle = busy_watts(d.hardware, 1 - slowed / busy if busy else 1.0), idle_watts(d.hardware)
+    if running is None or idle is None:
+        return None
     measured = "energy" in d.cost.meters and all("energy" in e.meters for e in engines)
     metered = ranks * sum(e.meters.get("energy", 0) for e in engines) / TICKS_PER_SECOND
     active = metered if measured else busy * running
     there = d.pool.accelerators / (len(d.tenancy.pools) if d.tenancy else 1)
     waiting = max(0.0, there * run.duration / TICKS_PER_SECOND - busy) * idle
-    return {"label": "measured" if measured else "assumed power", "active_joules": active, "idle_joules": waiting}
+    return {"label": d.cost.label if measured else "assumed power", "active_joules": active, "idle_joules": waiting}
