@@ -11,7 +11,7 @@ from servecast.configs.plan import plan_from
 from servecast.configs.strict import read_mapping
 
 FOLDER = Path(servecast.__file__).parent / "configs" / "plans" / "techniques"
-KEYS = ("techniques", "quantization", "kv_cache_dtype", "gpu_clock_mhz")  # of a pool: what a plan's technique consists of
+KEYS = ("techniques", "quantization", "kv_cache_dtype", "gpu_clock_mhz")  # of a pool: what a technique consists of
 ELSEWHERE = {
     "cloudmatrix384",  # in test_place_plans: ranks in lockstep, which the oracle does not walk
     "clock-per-phase",  # in tests/sim/test_gpu_clock.py: it changes power, and times only where arithmetic bounds them
