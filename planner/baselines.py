@@ -73,7 +73,7 @@ def _sized(rule: str, search: Search, margins: dict[str, float], rate: Callable[
         fleet: Counts = {}
         for role, margin in margins.items():
             fleet |= _cheapest(search.market, role, more / margin, rate)
-        if len(fleet) < len(margins) or not _in_stock(search.market, fleet):
+        if len(fleet) < len(margins) or not (_in_stock(search.market, fleet) and search.complete(fleet)):
             break
         found = _replayed(rule, search, fleet)
         first = first or found

@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ..configs.catalog import find_hardware, find_model
+from ..configs.catalog import find_model
 from ..configs.engine import find_engine, policy_name
 from ..configs.plan import Plan, Pool, plan_from, said
 from ..configs.strict import build
@@ -32,12 +32,14 @@ _SETTINGS = (
 class Candidate:
     """One kind of replica.
 
-    pool : as it stands in a plan, with one replica. gpus : accelerators of a replica. usd_per_hour : of a replica.
+    gpu : as the inventory calls it. pool : as it stands in a plan, with one replica. gpus : accelerators of a replica.
+    usd_per_hour : of a replica.
     most : replicas that the inventory has room for. idle_watts, busy_watts : of a replica, None where unknown.
     kv : of a request. inside, network : bytes/s of KV cache that it sends or receives within its node, and beyond.
     """
 
     name: str
+    gpu: str
     pool: Pool
     gpus: int
     usd_per_hour: float
@@ -48,10 +50,6 @@ class Candidate:
     kv: KVShape
     inside: float
     network: float
-
-    @property
-    def gpu(self) -> str:
-        return self.pool.hardware
 
     @property
     def role(self) -> str:
@@ -76,12 +74,10 @@ def find_candidates(inventory: Inventory, table: RequestTable) -> tuple[list[Can
     rejected: list[Rejected] = []
     longest = _max_model_len(inventory, table)
     seen = set()
-    for pool in _pools(inventory, longest):
-        name = pool.name
-        room = inventory.gpus[pool.hardware].count // pool.accelerators
-        node = inventory.node_size(pool.hardware)
+    for gpu, pool in _pools(inventory, longest):
+        name, count = pool.name, inventory.gpus[gpu].count
+        room, node = count // pool.accelerators, inventory.node_size(gpu)
         if not room:
-            count = inventory.gpus[pool.hardware].count
             rejected.append(Rejected(name, f"a replica takes {pool.accelerators} GPUs, and there are {count}"))
         elif pool.tensor_parallel_size > node:
             reason = f"tensor_parallel_size {pool.tensor_parallel_size} does not fit a node of {node} GPUs"
@@ -100,7 +96,7 @@ def find_candidates(inventory: Inventory, table: RequestTable) -> tuple[list[Can
             bare = dataclasses.replace(pool, name="", max_num_seqs=None, max_num_batched_tokens=None)
             same = (repr(bare), limits.max_num_seqs, budget)
             if same not in seen:  # the engine's defaults may be one of the other options
-                candidates.append(_candidate(name, pool, deployment, room))
+                candidates.append(_candidate(gpu, pool, deployment, room))
             seen.add(same)
     return candidates, rejected
 
@@ -116,12 +112,14 @@ def _check_policies(inventory: Inventory) -> None:
                 make_policy(kind, *policy_name(values[kind], where), where)
 
 
-def _pools(inventory: Inventory, max_model_len: int) -> Iterator[Pool]:
+def _pools(inventory: Inventory, max_model_len: int) -> Iterator[tuple[str, Pool]]:
+    """With the inventory's name of their GPUs."""
     preset = find_engine(inventory.engine)
-    default = {gpu: preset.budget(find_hardware(gpu)).max_num_seqs for gpu in inventory.gpus}
+    default = {gpu: preset.budget(inventory.card(gpu)).max_num_seqs for gpu in inventory.gpus}
     sizes = product(inventory.gpus, inventory.role, inventory.tensor_parallel_size, inventory.pipeline_parallel_size)
     for gpu, role, tp, pp in sizes:
-        given = {**inventory.defaults, **inventory.gpus[gpu].defaults}
+        stock = inventory.gpus[gpu]
+        given = {**inventory.defaults, **stock.defaults}
         for values, chosen in product(product(*(getattr(inventory, key) for key in _SETTINGS)), _chosen(inventory)):
             settings = dict(zip(_SETTINGS, values, strict=True))
             tokens, seqs = settings["max_num_batched_tokens"], settings["max_num_seqs"]
@@ -130,11 +128,12 @@ def _pools(inventory: Inventory, max_model_len: int) -> Iterator[Pool]:
             words = [*_words(settings), *(word for word, *_ in chosen if word), *([] if role == "mixed" else [role])]
             own = {key: option for _, key, option in chosen if option is not None}
             values_of_pool = {
-                "name": "-".join([gpu, f"tp{tp}", f"pp{pp}", *words]), "hardware": gpu, "role": role,
+                "name": "-".join([gpu, f"tp{tp}", f"pp{pp}", *words]), "hardware": stock.hardware or gpu, "role": role,
+                "fabric": stock.zone,
                 "tensor_parallel_size": tp, "pipeline_parallel_size": pp, "max_model_len": max_model_len,
                 "price_per_hour": inventory.price(gpu), **settings, **given, **own,
             }  # fmt: skip
-            yield build(Pool, values_of_pool)
+            yield gpu, build(Pool, values_of_pool)
 
 
 def _chosen(inventory: Inventory) -> list[tuple[tuple[str, str, Any], ...]]:
@@ -177,13 +176,13 @@ def _max_model_len(inventory: Inventory, table: RequestTable) -> int:
     return given or min(steps, find_model(inventory.model).max_position_embeddings or steps)
 
 
-def _candidate(name: str, pool: Pool, deployment: Deployment, most: int) -> Candidate:
+def _candidate(gpu: str, pool: Pool, deployment: Deployment, most: int) -> Candidate:
     gpus, hardware = pool.accelerators, deployment.hardware
     adapter = hardware.achieved.link * pool.tensor_parallel_size * pool.pipeline_parallel_size
     idle, busy = idle_watts(hardware), busy_watts(hardware)
     assert deployment.usd_per_hour is not None  # the inventory prices every GPU
     return Candidate(
-        name, pool, gpus, deployment.usd_per_hour, most,
+        pool.name, gpu, pool, gpus, deployment.usd_per_hour, most,
         deployment.blocks * deployment.limits.block_size * pool.data_parallel_size,
         None if idle is None else idle * gpus, None if busy is None else busy * gpus,
         model_kv_shape(deployment.model, pool.kv_cache_dtype),
@@ -198,9 +197,11 @@ def fleet_plan(inventory: Inventory, pools: Sequence[Pool], **more: Any) -> Plan
 
 def plan_values(inventory: Inventory, pools: Sequence[Pool], **more: Any) -> dict[str, Any]:
     """The same as the mapping of a plan file, without settings that are defaults."""
-    links = {"links": inventory.links} if inventory.links else {}
+    zones = {pool.fabric for pool in pools}
+    between = {key: vars(link) for key, link in inventory.zone_links.items() if set(key.split("->")) <= zones}
+    links = {**inventory.links, **({"fabrics": between} if between else {})}
     return {
         "model": inventory.model, "engine": inventory.engine,
         "pools": [{**said(pool), "replicas": pool.replicas} for pool in pools],
-        "router": "least_outstanding", **links, **more, **inventory.plan,
+        "router": "least_outstanding", **({"links": links} if links else {}), **more, **inventory.plan,
     }  # fmt: skip

@@ -40,6 +40,7 @@ class Deployed:
 
     def _sharing(self, plan: Plan, deployment: Deployment) -> Deployment:
         """With the cost model of replicas that differ in name, number and role only."""
-        bare = replace(deployment.pool, name="", role="mixed", replicas=1)
-        key = repr((plan.folder, plan.model, plan.engine, plan.cost, plan.links, bare))
+        bare = replace(deployment.pool, name="", role="mixed", replicas=1, fabric="")
+        links = replace(plan.links, fabrics={})
+        key = repr((plan.folder, plan.model, plan.engine, plan.cost, links, bare))
         return replace(deployment, cost=self._costs.setdefault(key, deployment.cost))

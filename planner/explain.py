@@ -9,13 +9,17 @@ from .fleet import Fleet, solve_fleet
 from .market import Market
 from .problem import Problem
 from .search import Found, Search, Tried
+from .zones import too_slow, what_links_are_worth
 
 
 def explain(found: Found, search: Search) -> list[str]:
     """Sentences, most important first."""
     if found.best is None:
         return infeasible(found, search)
-    return [*_best(found), *_next_cheaper(found), *_fewer(found.best, search), *_binding(found.problem, search)]
+    problem = found.problem
+    return [
+        *_best(found), *_next_cheaper(found), *_fewer(found.best, search), *_links(problem), *_binding(problem, search)
+    ]  # fmt: skip
 
 
 def _best(found: Found) -> list[str]:
@@ -54,6 +58,14 @@ def _fewer(best: Tried, search: Search) -> list[str]:
     return lines
 
 
+def _links(problem: Problem) -> list[str]:
+    """Links that rule pairs of replicas out, however little they have to carry."""
+    return [
+        f"the link from {way} is too slow for TPOT: of {pairs} pairs of replicas and prompt lengths {closed} are out"
+        for way, closed, pairs in too_slow(problem)
+    ]
+
+
 def _binding(problem: Problem, search: Search) -> list[str]:
     """Shadow prices of the linear relaxation: what one more unit of what binds would save."""
     relaxed = solve_fleet(replace(problem, cuts=()), solver=search.solver, relaxed=True)
@@ -77,6 +89,9 @@ def _binding(problem: Problem, search: Search) -> list[str]:
             what = {"mixed": "requests", "prefill": "prompts", "decode": "answers"}[phase]
             window = problem.scenarios[int(w)].name
             lines.append(f"the {what} of {window} bind: 1,000 more of them would cost {dual * 1000:.4g} {unit}")
+    for way, saved in what_links_are_worth(problem, relaxed.outcome.duals):
+        if saved > 1e-9:
+            lines.append(f"the link from {way} binds: 1 GB/s more would save {saved:.4g} {unit}")
     return [f"in the relaxation, {line}" for line in lines]
 
 
@@ -86,7 +101,7 @@ def infeasible(found: Found, search: Search) -> list[str]:
     if not market.known:
         return ["no kind of replica is left", *(f"{r.name}: {r.reason}" for r in found.rejected)]
     problem = replace(found.problem, cuts=())
-    lines = [_room(problem, market, search)]
+    lines = [_room(problem, market, search), *_links(problem)]
     if problem.budget < inf:
         free = solve_fleet(replace(problem, budget=inf), solver=search.solver)
         if isinstance(free, Fleet):

@@ -15,8 +15,9 @@ from math import inf
 from typing import Any
 
 from .milp import Outcome, Program, total
-from .problem import Aim, Counts, Offer, Problem, Scenario, bandwidth, pairs_of, phases_of
+from .problem import Aim, Counts, Offer, Problem, Scenario, bandwidth, pairs_of, phases_of, zones_of
 from .promise import add_promise
+from .zones import add_zones
 
 _GB = 1e9  # bytes: solvers dislike factors of many magnitudes
 
@@ -71,6 +72,8 @@ class _Model:
         self._move_kv()
         self._stock()
         self._roles()
+        if problem.zones:
+            add_zones(self.program, problem, self.counts, self.loads)
         self._carry()
         usd, watts = total(o.usd_per_hour * self.counts[o.name] for o in problem.offers), self._power()
         if problem.budget < inf:
@@ -195,7 +198,7 @@ class _Model:
     def _move_between_pairs(self, seconds: float) -> None:
         """The same by pairs, where it matters which."""
         problem, pairs = self.problem, pairs_of(self.problem)
-        through: dict[tuple[str, str], list[Any]] = {}
+        through: dict[tuple[str, str], list[Any]] = {ends: [] for ends in problem.links}
         for b, amounts in enumerate(self.loads[0]):
             open_pairs = [(p, d) for p, d in pairs if p in amounts and d in amounts and self._open(p, d, b)]
             flows = {(p, d): self.program.number(f"kv_{b}_{p}_{d}") for p, d in open_pairs}
@@ -204,11 +207,11 @@ class _Model:
                     mine = total(flow for pair, flow in flows.items() if i in pair)
                     self.program.require(mine == x, f"moved_{b}_{i}")
             for (p, d), flow in flows.items():
-                zones = problem.zones.get(problem.offers[p].gpu, ""), problem.zones.get(problem.offers[d].gpu, "")
-                if zones in problem.links:
-                    through.setdefault(zones, []).append(problem.offers[p].kv_bytes[b] / _GB * flow)
-        for zones, sent in through.items():
-            self.program.require(total(sent) <= seconds * problem.links[zones] / _GB, "link_{}_{}".format(*zones))
+                ends = zones_of(problem, problem.offers[p], problem.offers[d])
+                if ends in through:
+                    through[ends].append(problem.offers[p].kv_bytes[b] / _GB * flow)
+        for k, (ends, sent) in enumerate(through.items()):
+            self.program.require(total(sent) <= seconds * problem.links[ends] / _GB, f"link_0_{k}")
 
     def _open(self, prefill: int, decode: int, bucket: int) -> bool:
         offers = self.problem.offers

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..configs.catalog import find_hardware
+from ..configs.device import HardwareCard
 from ..configs.plan import Links, Plan, Pool, plan_from
 from ..configs.strict import build, check, read_mapping
-from ..configs.topology import Disaggregation
+from ..configs.topology import Disaggregation, FabricLink, fabric_pairs
 from ..costmodels.choice import ROOFLINE
 from ..errors import InputError, unknown_name
 
@@ -21,12 +22,15 @@ class Stock:
 
     count : available. price_per_hour : USD for one; the card's list price where it is not given.
     gpus_per_node : the card's where it is not given; a tensor-parallel group stays inside a node.
+    hardware : their card, where the entry has another name. zone : where they stand; the `fabric` of their pools.
     defaults : keys of the pools on them, such as the `cost` that was measured there.
     """
 
     count: int
     price_per_hour: float | None = None
     gpus_per_node: int | None = None
+    hardware: str | None = None
+    zone: str = ""
     defaults: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -42,8 +46,9 @@ class Stock:
 class Inventory:
     """The planner's choices. Lists name the options of a setting, in vLLM's words; None is the engine's default.
 
-    gpus : by hardware card. choices : options of any other key of a pool. defaults : keys of all pools. plan : further
-    keys of the plan. links, disaggregation : as in a plan. budget_per_hour : USD that the fleet may cost.
+    gpus : by hardware card, or by any name. choices : options of any other key of a pool. defaults : keys of all pools.
+    plan : further keys of the plan. links, disaggregation : as in a plan. zone_links : by `from->to`, as in a plan
+    between fabrics. budget_per_hour : USD that the fleet may cost.
     spare : replicas whose loss the fleet has to survive. electricity_per_kwh : USD; 0 leaves energy out of the cost.
     uncertainty : share by which the capacity of a kind of replica may fall short of what was measured, for
     `uncertain_kinds` of them at once.
@@ -66,6 +71,7 @@ class Inventory:
     defaults: dict[str, Any] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
     links: dict[str, Any] = field(default_factory=dict)
+    zone_links: dict[str, FabricLink] = field(default_factory=dict)
     disaggregation: dict[str, Any] = field(default_factory=dict)
     budget_per_hour: float | None = None
     spare: int = 0
@@ -98,14 +104,38 @@ class Inventory:
             for option in options:
                 _check_pool({key: option}, "choices")
         _check_plan(self.plan)
+        if "fabrics" in self.links:
+            raise InputError("links.fabrics", "given, and fabrics are the zones of `gpus`", "`zone_links`")
         build(Links, self.links, "links")
+        self._check_zones()
         build(Disaggregation, self.disaggregation, "disaggregation")
         if not any(stock.count for stock in self.gpus.values()):
             raise InputError("gpus", f"{len(self.gpus)} kinds and not one GPU in all", "a count above 0")
 
+    def _check_zones(self) -> None:
+        self.zone_pairs()
+        places: dict[tuple[str, str], str] = {}
+        for gpu, stock in self.gpus.items():
+            if not stock.zone and any(other.zone for other in self.gpus.values()):
+                raise InputError(f"gpus.{gpu}.zone", "missing", "a zone, as other entries have one")
+            first = places.setdefault((stock.hardware or gpu, stock.zone), gpu)
+            if first != gpu:
+                found = f"the same card and zone as {first}"
+                raise InputError(f"gpus.{gpu}", found, "one entry for them, or zones of their own")
+
+    def zone_pairs(self) -> dict[tuple[str, str], FabricLink]:
+        """Links between zones, by (from, to)."""
+        zones = {stock.zone for stock in self.gpus.values() if stock.zone}
+        return fabric_pairs(self.zone_links, "zone_links", "zone of `gpus`", zones)
+
+    def card(self, gpu: str) -> HardwareCard:
+        """Of an entry of `gpus`."""
+        hardware = self.gpus[gpu].hardware
+        return find_hardware(hardware, f"gpus.{gpu}.hardware") if hardware else find_hardware(gpu, f"gpus.{gpu}")
+
     def price(self, gpu: str) -> float:
         """USD an hour for one `gpu`. Raises `InputError` where neither the inventory nor the card knows one."""
-        stock, card = self.gpus[gpu], find_hardware(gpu, f"gpus.{gpu}")
+        stock, card = self.gpus[gpu], self.card(gpu)
         price = card.price_per_hour if stock.price_per_hour is None else stock.price_per_hour
         if price is None:
             raise InputError(
@@ -115,14 +145,14 @@ class Inventory:
 
     def node_size(self, gpu: str) -> int:
         """GPUs of a node."""
-        return self.gpus[gpu].gpus_per_node or find_hardware(gpu, f"gpus.{gpu}").gpus_per_node
+        return self.gpus[gpu].gpus_per_node or self.card(gpu).gpus_per_node
 
 
 _LISTS = (
     "gpus", "role", "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "enable_expert_parallel",
     "max_num_seqs", "max_num_batched_tokens", "kv_cache_dtype", "quantization",
 )  # fmt: skip
-_DECIDED = {"name", "hardware", "replicas", "model", "serves", "max_model_len", "price_per_hour", *_LISTS}
+_DECIDED = {"name", "hardware", "replicas", "model", "serves", "max_model_len", "price_per_hour", "fabric", *_LISTS}
 _OPEN = sorted({f.name for f in fields(Pool)} - _DECIDED)  # keys of a pool that `choices` and `defaults` may set
 _OPEN_OF_PLAN = sorted(
     {f.name for f in fields(Plan)}

@@ -211,10 +211,12 @@ class Market:
             for w in (windows if late < inf else windows[:1])
         ]
         stock = {gpu: (stock.count, inventory.node_size(gpu)) for gpu, stock in inventory.gpus.items()}
+        zones = {gpu: stock.zone for gpu, stock in inventory.gpus.items() if stock.zone}
+        links = {ends: link.bandwidth for ends, link in inventory.zone_pairs().items()}
         problem = Problem(
             tuple(self._offer(known) for known in self.known.values()), tuple(scenarios), stock, self.goal,
-            inventory.budget_per_hour or inf, inventory.spare, inventory.electricity_per_kwh, cuts=tuple(cuts),
-            robust=(inventory.uncertainty, inventory.uncertain_kinds), allowed=targets.allowed(),
+            inventory.budget_per_hour or inf, inventory.spare, inventory.electricity_per_kwh, zones, links,
+            cuts=tuple(cuts), robust=(inventory.uncertainty, inventory.uncertain_kinds), allowed=targets.allowed(),
             rare={o.text: rare(o) for o in targets.local(1).slo.objectives},
             rates=tuple(share * self.workload.rate for share in self.workload.shares),
         )  # fmt: skip

@@ -131,12 +131,14 @@ class Capacity:
         return Interval(share.low / replicas, share.high / replicas)
 
     def _plan(self, candidate: Candidate) -> Plan:
-        """One replica, with all that it needs to be judged by its role."""
+        """One replica, with all that it needs to be judged by its role. Where it stands and what it costs is no matter:
+        the same card in two zones is measured once."""
+        pool = replace(candidate.pool, name="replica", fabric="", price_per_hour=None)
         if candidate.role != "decode":
-            return fleet_plan(self.inventory, [replace(candidate.pool, role="mixed")])
-        helpers = replace(candidate.pool, name="helpers", role="prefill", replicas=_HELPERS)
+            return fleet_plan(self.inventory, [replace(pool, role="mixed")])
+        helpers = replace(pool, name="helpers", role="prefill", replicas=_HELPERS)
         free = {"bandwidth": _NO_LIMIT, "latency": 0.0}
-        return fleet_plan(self.inventory, [helpers, candidate.pool], links={"link": free, "network": free})
+        return fleet_plan(self.inventory, [helpers, pool], links={"link": free, "network": free})
 
 
 def _phase(table: RequestTable, role: str) -> RequestTable:

@@ -69,7 +69,8 @@ class Problem:
     """goal : what a fleet's price is: USD an hour with electricity, or watts.
 
     scenarios : the first is the whole trace. stock : GPUs and GPUs a node, by kind. zones : by kind; KV cache moves
-    within a zone, or over `links`: bytes/s from zone to zone. closed : pairs of offers, and a bucket that they cannot
+    within a zone, or over `links`: bytes/s from zone to zone. Zones that prompts cannot leave for one where replicas
+    decode compute none. closed : pairs of offers, and a bucket that they cannot
     serve together. cuts : fleets that missed the SLO: something must be added.
     allowed, rare : share of the requests that may miss their limits, in all and by objective. rates : requests/s on
     average, by bucket.
@@ -145,10 +146,15 @@ def pairs_of(problem: Problem) -> list[tuple[int, int]]:
     return [(p, d) for p, source in first for d, target in second if bandwidth(problem, source, target)]
 
 
+def zones_of(problem: Problem, source: Offer, target: Offer) -> tuple[str, str]:
+    """Where two replicas stand."""
+    return problem.zones.get(source.gpu, ""), problem.zones.get(target.gpu, "")
+
+
 def bandwidth(problem: Problem, source: Offer, target: Offer) -> float:
     """Bytes/s of KV cache between two replicas at best; 0 where no link connects them."""
-    a, b = (problem.zones.get(offer.gpu, "") for offer in (source, target))
-    if a != b and not problem.links.get((a, b)):
-        return 0.0
+    way = zones_of(problem, source, target)
     beyond = min(source.network, target.network)
+    if way[0] != way[1]:
+        return min(beyond, problem.links.get(way, 0.0))
     return max(beyond, source.inside) if source.gpu == target.gpu else beyond

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from math import inf
 from typing import Any
 
@@ -140,9 +141,13 @@ class Search:
         return self._best is not before
 
     def complete(self, counts: Counts) -> bool:
-        """Whether it serves requests, with nobody who would have nothing to do."""
-        roles = {self.market.known[name].candidate.role for name, n in counts.items() if n}
-        return bool(roles) and ("prefill" in roles) == ("decode" in roles)
+        """Whether it serves requests, with nobody who would have nothing to do or no way to hand over."""
+        members = [self.market.known[name].candidate for name, n in counts.items() if n]
+        roles = {candidate.role for candidate in members}
+        first = {candidate.pool.fabric for candidate in members if candidate.role == "prefill"}
+        then = {candidate.pool.fabric for candidate in members if candidate.role != "prefill"}
+        linked = {*self.market.inventory.zone_pairs(), *((zone, zone) for zone in first)}
+        return bool(roles) and ("prefill" in roles) == ("decode" in roles) and set(product(first, then)) <= linked
 
     def _learn(self, answer: Fleet) -> bool:
         """Measure types that `answer` uses; False where nothing is left to measure."""

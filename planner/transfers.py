@@ -2,7 +2,7 @@
 
 The first token comes from the prefill replica, so the time that the KV cache takes is part of the time per output
 token. With the fastest decode that was measured, a request of n tokens has a TPOT of at least that plus transfer
-seconds / (n - 1).
+seconds / (n - 1). Between zones those seconds count the link's latency, twice where the decode replica pulls.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from .points import Capacity, Isolated
-from .problem import Offer, Problem, bandwidth, pairs_of
+from .problem import Offer, Problem, bandwidth, pairs_of, zones_of
 
 Closed = frozenset[tuple[str, str, int]]  # prefill offer, decode offer, bucket
 
@@ -25,16 +25,20 @@ def closed_pairs(problem: Problem, capacity: Capacity, isolated: Mapping[str, Se
         return frozenset()
     offers, workload = problem.offers, capacity.workload
     limits = capacity.targets.strict("tpot")
+    links = capacity.inventory.zone_pairs()
+    messages = 1 if capacity.inventory.disaggregation.get("direction") == "push" else 2  # a pull asks first
     rates = {(p, d): bandwidth(problem, offers[p], offers[d]) for p, d in pairs_of(problem)}
     closed = set()
     for bucket, mean in enumerate(workload.mean_prompts):
         many = (workload.bucket == bucket) & (workload.table.output_tokens > 1)
         share = workload.table.prompt_tokens[many] / mean / (workload.table.output_tokens[many] - 1)
-        known: dict[tuple[float, float], bool] = {}
+        known: dict[tuple[float, float, float], bool] = {}
         for (p, d), rate in rates.items():
-            case = offers[p].kv_bytes[bucket] / rate, isolated[offers[d].name][bucket].tpot
+            link = links.get(zones_of(problem, offers[p], offers[d]))
+            wait = messages * link.latency if link else 0.0
+            case = offers[p].kv_bytes[bucket] / rate, isolated[offers[d].name][bucket].tpot, wait
             if case not in known:  # many pairs have the same links
-                least = case[1] + case[0] * share
+                least = case[1] + case[0] * share + wait / (workload.table.output_tokens[many] - 1)
                 known[case] = any((least > limit).sum() > rare * len(workload.table) for limit, rare in limits)
             if known[case]:
                 closed.add((offers[p].name, offers[d].name, bucket))
