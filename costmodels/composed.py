@@ -56,6 +56,7 @@ class ComposedCost:
         self.times, self._kv_cache_dtype, self.techniques = times, kv_cache_dtype, techniques
         self.host_overhead, self.launch = host, launch or Launch()
         self._host_ticks: dict[int, int] = {}
+        self._hop_ticks: dict[int, int] = {}
         stages = range(parallel.pipeline_parallel_size)
         plain = [stage_operators(model, parallel, stage, kv_cache_dtype) for stage in stages]
         self.operators = [with_techniques(stage, model, techniques) for stage in plain]
@@ -130,6 +131,12 @@ class ComposedCost:
         """Ticks to hand `tokens` tokens to the next stage, as vLLM does it: hidden state and residual, each of the
         tensor-parallel ranks sending its part over its own link, then an all-gather among the receivers. One link
         stands for all hops: the network where the replica does not fit into a node."""
+        known = self._hop_ticks.get(tokens)
+        if known is None:
+            known = self._hop_ticks[tokens] = self._hop(tokens)
+        return known
+
+    def _hop(self, tokens: int) -> int:
         tp = self.parallel.tensor_parallel_size
         link = self.hardware.between(tp * self.parallel.pipeline_parallel_size)
         size = 2.0 * tokens * self.model.hidden_size * self.model.dtype_bytes

@@ -21,6 +21,7 @@ from .intervals import intervals
 from .targets import Targets, describe
 
 _PROBE = 0.1  # share of the trace that is tried first: the busiest stretch of so many requests
+_BUSY = 1.5  # times the average tokens a second: where the busiest stretch brings less, it tells little
 _CLEAR = 10.0  # times the misses that may be: a sample has shown how fast they grow
 
 
@@ -83,7 +84,7 @@ class Judge:
 
     def _replay(self, plan: Plan, table: RequestTable, targets: Targets) -> Verdict:
         before, probe = self.requests, busiest(table, round(_PROBE * len(table)))
-        for part in (probe, table) if len(probe) < len(table) else (table,):
+        for part in (probe, table) if _token_rate(probe) >= _BUSY * _token_rate(table) else (table,):
             watch = Hopeless(targets.slo, part, among=len(table))
             result = self._run(plan, part, watch)
             if watch.objective:
@@ -163,6 +164,11 @@ def _verdict(result: Run, targets: Targets) -> Verdict:
         busy_share=float(np.mean(busy)) if busy else 0.0,
         throughput=report["request_throughput"] or 0.0,
     )
+
+
+def _token_rate(table: RequestTable) -> float:
+    tokens = int((table.prompt_tokens + table.output_tokens).sum())
+    return tokens / max(float(table.arrival[-1] - table.arrival[0]), 1e-9)
 
 
 def busiest(table: RequestTable, requests: int) -> RequestTable:

@@ -142,11 +142,16 @@ class Market:
         while known.alone[high].met and high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if self.replay(known, middle).met else (middle, high)
-        if known.failed and known.needed and not any(other.pooled for other in self.known.values()):
-            for n in sorted({1, known.failed}):
-                low = n / known.needed if n == known.failed else 0.0
-                known.pooled[n] = self.capacity.pooled(known.candidate, n, low, min(1.0, n * known.share))
         return True
+
+    def feel_bursts(self) -> None:
+        """Find, once, what the trace's bursts leave of a replica by itself and in a pool that is just large enough, of
+        a type that was tried alone."""
+        tried = [known for known in self.known.values() if known.failed and known.needed]
+        if tried and not any(known.pooled for known in tried):
+            known = min(tried, key=lambda known: known.needed or inf)
+            known.pooled[1] = self.capacity.pooled(known.candidate, 1, 0.0, min(1.0, known.share))
+            known.pooled[known.needed or 1] = Interval(1 / (known.needed or inf), 1 / known.failed)
 
     def replay(self, known: Known, replicas: int) -> Verdict:
         """A fleet of this type only on the whole trace."""
@@ -180,7 +185,7 @@ class Market:
         smaller ones; of roles, from replays."""
         curve = {
             n: sqrt(share.low * share.high) * self.workload.rate / other.smooth.low
-            for other in self.known.values() if other.smooth.low for n, share in sorted(other.pooled.items())
+            for other in self.known.values() for n, share in sorted(other.pooled.items()) if other.smooth.low
         }  # fmt: skip
         replicas = known.needed or min(known.least, known.candidate.most)
         pace = float(np.interp(log(replicas), np.log(list(curve)), list(curve.values()))) if curve else _BURSTS

@@ -24,9 +24,9 @@ from .judge import Judge, Verdict
 from .targets import Targets
 from .workload import Workload, evenly, thinned
 
-_BEYOND = 1.25  # times the rate that misses the SLO, tried as well
+_BEYOND = (1.15, 1.25, 1.5)  # times the rate that misses the SLO: one between the outer two is tried as well
 _DOUBT = 1.02  # on a rate from a sample that stands for the trace
-_CLOSE = 1.06  # ratio at which bisection ends
+_CLOSE = 1.1  # ratio at which bisection ends: samples of some hundred requests tell no more
 _SLOWEST = 1 / 256  # of the saturated rate: who cannot carry that carries nothing
 _ALONE = 100  # requests of the test for isolated latency, one at a time
 _HELPERS = 64  # prefill replicas that feed a decode replica under test
@@ -127,7 +127,7 @@ class Capacity:
             part = thinned(table, share, self.judge.seed)
             return not len(part) or self.judge.replay(plan, part, self.targets.local(len(part))).met
 
-        share = largest(carries, top, low, close=1.1)
+        share = largest(carries, top, low)
         return Interval(share.low / replicas, share.high / replicas)
 
     def _plan(self, candidate: Candidate) -> Plan:
@@ -157,8 +157,8 @@ def smooth_of(seen: Mapping[float, Verdict], top: float) -> Smooth:
     least = _SLOWEST * top
     following: float | None = sqrt(low * high) if low else max(high / 2, least)
     if high <= (low or least) * _CLOSE:
-        beyond = high * _BEYOND
-        following = beyond if beyond < top and not any(beyond <= other < 1.1 * beyond for other in seen) else None
+        near, beyond, far = (high * factor for factor in _BEYOND)
+        following = beyond if beyond < top and not any(near <= other <= far for other in seen) else None
     stays = seen[low or min(seen)].mean_e2el if seen else 1.0
     return Smooth(low, high, _most_good(seen, top) * _DOUBT, stays, following)
 

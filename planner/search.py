@@ -29,7 +29,7 @@ from .promise import Routing, balance
 _STEP = 1e-6  # share of the price by which a cheaper fleet must be cheaper
 _HOPELESS = 0.75  # of the load, or of what the best fleet is thought to carry: less is not replayed
 _NEAR = 2.0  # times the misses that may be: chance decides, and a smaller fleet with another routing may do
-_PATIENCE = 8  # promising fleets that may miss one after the other
+_PATIENCE = 7  # promising fleets that may miss one after the other
 _DEMANDS = (1.05, 1.25, 1.5, 2.0)  # of the load, for a first fleet where no single type will do
 
 
@@ -188,6 +188,7 @@ class Search:
 
     def _cheaper(self, low: float, high: float) -> str:
         """Replay promising fleets between two prices, the dearer ones if a cheap one misses."""
+        self.market.feel_bursts()
         avoid: list[Counts] = []
         most = (low + high) / 2
         assert self._best is not None

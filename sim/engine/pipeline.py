@@ -133,12 +133,15 @@ class PipelineDomain(Domain):
             self._stage_free[number] = ready
             self.busy += duration
             self.outside += outside
-            for name, stages in cost.meters.items():
-                self.meters[name] += stages[number].piece(batch.chunks, decodes, context_sum, low, high)[0]
-            if decodes:
+            if not own:
+                pure += duration
+            elif decodes:
                 pure += stage.piece((), decodes, context_sum, low, high)[0]
             for i, chunk in enumerate(batch.chunks):
                 own[i] += stage.piece((chunk,), 0, 0, 0, 0)[0]
+        for name, stages in cost.meters.items():
+            for stage in stages:
+                self.meters[name] += stage.piece(batch.chunks, decodes, context_sum, low, high)[0]
         self._stage_free[-1] = ready = max(ready, now + batch.copying)
         self.flights.append(Flight(batch, now, ready, host, pure, own))
         self._landings.add(Moment(self.env, ready, self.place, self._boundary))

@@ -129,21 +129,27 @@ def test_a_second_search_takes_up_what_the_first_one_left(tmp_path: object) -> N
     assert plans[0][1] and not plans[1][1]
 
 
-def test_a_replay_that_ends_early_says_what_the_whole_one_says() -> None:
-    """Whether the SLO holds never depends on where a replay was stopped; one that misses by far is much shorter."""
+@pytest.mark.parametrize("rush", [False, True])
+def test_a_replay_that_ends_early_says_what_the_whole_one_says(rush: bool) -> None:
+    """Whether the SLO holds never depends on where a replay was stopped; one that misses by far is much shorter. A rush
+    is tried first, so that whoever keeps the SLO pays for it twice."""
     inventory, table, asked = random_case(2)
+    if rush:
+        gaps = np.diff(table.arrival, prepend=0.0)
+        gaps[1500:1700] /= 2
+        table = replace(table, arrival=np.cumsum(gaps))
     candidates, _ = find_candidates(inventory, table)
     judge, targets = Judge(Cache(None)), Targets.of(asked, len(table))
     seen = []
-    for replicas in (1, 2, 4):
+    for replicas in (1, 4):
         plan = fleet_plan(inventory, [replace(candidates[0].pool, replicas=replicas)])
         verdict = judge.replay(plan, table, targets)
         whole = build_report(run(table, plan), asked)["slo"]["objectives"]
         assert verdict.met == all(objective["met"] for objective in whole)
         assert verdict.stopped == (not verdict.met) and bool(verdict.intervals) == verdict.met
         seen.append((verdict.met, verdict.requests / len(table)))
-    assert [met for met, _ in seen] == sorted(met for met, _ in seen) and not seen[0][0] and seen[-1][0]
-    assert seen[0][1] < 0.2 and seen[-1][1] > 1
+    assert [met for met, _ in seen] == [False, True]
+    assert seen[0][1] < 0.3 and seen[-1][1] == (1.1 if rush else 1.0)
 
 
 def test_power_in_the_price_ends_the_search() -> None:
