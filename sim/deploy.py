@@ -22,10 +22,11 @@ from ..costmodels.shapes import stage_operators
 from ..costmodels.shared import SharedTimes
 from ..costmodels.split import SplitCost, workers_capacity
 from ..costmodels.techniques import page_tokens, with_techniques
+from ..costmodels.tenancy import tenancy
 from ..errors import InputError, unknown_name
 from .cluster.dynamics import check_dynamics
 from .cluster.roles import check_roles
-from .cluster.tenancy import check_tenancy, tenancy
+from .cluster.tenancy import check_tenancy
 from .core import CappedLimits, Limits, Router
 from .deployment import Deployment, first_given, in_lockstep
 from .engine.adapters import with_adapters

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..configs.device import HardwareCard
 from ..configs.engine import EnginePreset, PolicyChoice, policy_name
@@ -15,6 +15,7 @@ from ..costmodels.drafting import Drafter
 from ..costmodels.lora import LoraCost
 from ..costmodels.memory import KVCapacity
 from ..costmodels.shared import SharedTimes
+from ..costmodels.tenancy import Tenancy
 from ..costmodels.transfer import swap_seconds
 from ..errors import InputError
 from ..traces.columns import PrefixBlocks
@@ -26,9 +27,6 @@ from .kv.pool import BlockPool
 from .kv.prefix import PrefixPool
 from .kv.swapspace import SwapSpace
 from .policies.registry import make_policy
-
-if TYPE_CHECKING:
-    from .cluster.tenancy import Tenancy
 
 
 @dataclass(frozen=True)

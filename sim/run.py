@@ -185,7 +185,7 @@ def run(
         interrupted=interrupted, truncated=world.cluster.truncated,
         timeouts=world.patience.timeouts if world.patience else 0,
         invariants=check_invariants(world.recorder, world.cluster, interrupted or horizon < inf, world.services),
-        services=world.services, front=world.cluster.front,
+        services=world.services, front=world.front,
         cpu_seconds=spent,
     )  # fmt: skip
 
@@ -288,8 +288,9 @@ class _World:
         if begin:
             begin(Stream(seed, "router"))
         cluster.connect(self.replicas, router, ticks(plan.router.view_age), self._serving(table, deployments))
-        if plan.semantic_cache:
-            cluster.front = FrontEnd(cluster, plan.semantic_cache, table, seed)
+        cluster.front = self.front = (
+            FrontEnd(cluster, plan.semantic_cache, table, seed) if plan.semantic_cache else None
+        )
         self.services: Services | None = None
         if self._serviced:
             by_pool = {d.pool.name: d for d in deployments}

@@ -62,10 +62,11 @@ class Services:
         self.handoff = self._handoff(router) if disaggregated(plan) else None
         rebalancer = make_rebalancer(plan)
         self.migrator = self._migrator(rebalancer) if rebalancer else None
+        self._pins: list[Pins] = []
         if plan.retention or plan.tiers or plan.reuse:
-            for replica in replicas:
-                for engine in replica.domains:
-                    engine.rank.pins = Pins(engine)
+            for engine in [engine for replica in replicas for engine in replica.domains]:
+                engine.rank.pins = pins = Pins(engine)
+                self._pins.append(pins)
         self.borrowing = self._borrowing(plan.kv_borrowing) if plan.kv_borrowing else []
         self.scalers = [self._scaler(i) for i in range(len(plan.scaling))]
         check_programs(plan, table)
@@ -128,8 +129,7 @@ class Services:
         policy = make_load(self._plan)
         assert policy is not None
         loader = make_loader(self._plan, self._cluster, self.sites, policy, self.replicas, self._deployments)
-        for pins in [engine.rank.pins for replica in self.replicas for engine in replica.domains]:
-            assert pins is not None
+        for pins in self._pins:
             pins.loader = loader
         if self.handoff:
             self.handoff.prefilled = loader.computed
@@ -147,8 +147,7 @@ class Services:
         }
         layers = {e: sum(group.count for group in d.model.groups) for e, d in owner.items()}
         reuse = Reuse(self._cluster, policy, table.chunks, sizes, layers)
-        for pins in [engine.rank.pins for engine in owner]:
-            assert pins is not None
+        for pins in self._pins:
             pins.loader = reuse
         return reuse
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,38 @@ from .replica import Replica, views
 
 if TYPE_CHECKING:
     from ..core import AdmissionPolicy
-    from .handoff import Handoff
-    from .limbo import Limbo
-    from .semantic import FrontEnd
+
+
+class Taker(Protocol):
+    """Who may take a request in place of a replica: a semantic cache before it, or a limbo where none is up."""
+
+    def takes(self, request: Request) -> bool:
+        """Whether it is taken care of."""
+        ...
+
+
+class Limbo(Taker, Protocol):
+    """Where requests wait for replicas (`limbo.Limbo`)."""
+
+    def release(self) -> None:
+        """A replica has come up or gone: try everybody again."""
+        ...
+
+
+class Pairing(Protocol):
+    """Who routes requests to two replicas, one after the other (`handoff.Handoff`)."""
+
+    def route(self, request: Request, replicas: Sequence[Replica], seen: Sequence[ReplicaView]) -> Replica | None:
+        """The replica that gets the request first, None to reject it."""
+        ...
+
+    def forget(self, passage: Any) -> None:
+        """The second replica need not expect a request any more."""
+        ...
+
+    def refresh(self) -> None:
+        """Other replicas are up than before."""
+        ...
 
 
 class TraceColumns:
@@ -64,10 +93,10 @@ class Cluster:
         self.estimate: Callable[[int], float] | None = None  # a predictor of output length
         self.enrol: Callable[[Request], None] | None = None  # in its program, where the trace has such
         self.replicas: list[Replica] = []
-        self.handoff: Handoff | None = None
+        self.handoff: Pairing | None = None
         self.limbo: Limbo | None = None
         self.admission: AdmissionPolicy | None = None
-        self.front: FrontEnd | None = None
+        self.front: Taker | None = None
         self._trace = trace
         self._prompts, self._outputs = trace.prompts, trace.outputs
         self._priority, self._tenant, self._model = trace.priority, trace.tenant, trace.model

@@ -168,9 +168,8 @@ class Replica:
 
     def loadable(self, request: Request) -> tuple[int, float]:
         """Tokens of a prompt beyond its prefix cache that it would load, and the predicted seconds for that."""
-        engine = self.pick()
-        pins = engine.rank.pins
-        return pins.loader.loadable(engine, request) if pins and pins.loader else (0, 0.0)
+        pins = self.pick().rank.pins
+        return pins.loadable(request) if pins else (0, 0.0)
 
     def has_adapter(self, request: Request) -> bool:
         """Whether a request's LoRA adapter is on one of its devices."""

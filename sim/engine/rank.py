@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING
 
 from ...costmodels.base import Chunk
 from ..core import FOREVER, BatchPolicy, Limits, Part, QueuePolicy, Request, Step
@@ -12,10 +11,8 @@ from ..kv.pool import BlockPool
 from ..kv.swapspace import SwapSpace
 from .capped import CappedCohort
 from .cohort import Cohort
+from .keeper import Keeper
 from .queues import live, make_queue, ranked
-
-if TYPE_CHECKING:
-    from ..keep.pins import Pins
 
 _order = attrgetter("order")
 
@@ -81,7 +78,7 @@ class Rank:
         self.claimed = 0  # blocks of requests that are not scheduled here
         self.patient = False  # more blocks may come from elsewhere
         self.epoch = 0  # how often it has crashed
-        self.pins: Pins | None = None  # of programs that wait for a tool
+        self.pins: Keeper | None = None  # of programs that wait for a tool
         self.hand_off: Callable[[Request, int], bool] | None = None  # after its first token a request may go elsewhere
         self.now = self._start = 0
         self.preempted = 0  # since the last launch; one more where `blocked`

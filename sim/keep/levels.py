@@ -14,8 +14,9 @@ from ..cluster.replica import Replica
 from ..cluster.sites import Sites, islands
 from ..deployment import Deployment
 from ..kv.store import TierStore
+from .level import Level
 from .peers import Peers
-from .tiers import Level, Loader, LoadPolicy
+from .tiers import Loader, LoadPolicy
 
 _GIB = 1 << 30
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ...costmodels.base import CostModel, prompt_seconds, seconds, ticks
 from ..cluster.claim import Claim
@@ -18,10 +18,6 @@ from ..cluster.cluster import Cluster
 from ..core import Request, Step
 from ..program import Program
 from ..records import End
-
-if TYPE_CHECKING:
-    from .reuse import Reuse
-    from .tiers import Loader
 
 
 class Turn(NamedTuple):
@@ -98,13 +94,29 @@ class Pin:
         return not mine, self.program.arrival if self.program else self.claim.keeper.arrival, self.key
 
 
+class Finder(Protocol):
+    """Who finds KV cache elsewhere for those who are about to be admitted: tiers and peers, or stored chunks."""
+
+    def intercept(self, pins: Pins, step: Step) -> bool:
+        """A step would admit requests: True if that is to be thought over."""
+        ...
+
+    def loadable(self, engine: Any, request: Request) -> tuple[int, float]:
+        """Tokens of a prompt that would be loaded for an engine now, and the predicted seconds of waiting for them."""
+        ...
+
+    def seconds_of(self, engine: Any) -> Callable[[int], float] | None:
+        """Predicted time to load so many tokens of a context that has left the device, None where it cannot be."""
+        ...
+
+
 class Pins:
     """The pins on one engine, and what is loaded for it."""
 
     def __init__(self, engine: Any) -> None:
         self.engine, self.rank = engine, engine.rank
         self.retention: Retention | None = None
-        self.loader: Loader | Reuse | None = None
+        self.loader: Finder | None = None
         self._pins: dict[int, Pin] = {}
 
     def holds(self, program: Program) -> bool:
@@ -153,6 +165,10 @@ class Pins:
         for pin in pins:
             if pin and (pin.late or pin.request):
                 self.expire_soon(pin)
+
+    def loadable(self, request: Request) -> tuple[int, float]:
+        """Tokens of a prompt that would be loaded, and the predicted seconds for that; for who asks from outside."""
+        return self.loader.loadable(self.engine, request) if self.loader else (0, 0.0)
 
     def admitted(self, request: Request) -> None:
         """A request has been admitted and holds what it found."""

@@ -10,16 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from heapq import nsmallest
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..cluster.cluster import Cluster
 from ..cluster.links import Flow, Network
 from ..core import Request
 from ..records import End
+from .level import Level
 from .pins import Pins
-
-if TYPE_CHECKING:
-    from .tiers import Level
 
 Chain = Sequence[tuple[int, int]]
 

@@ -9,22 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from math import ceil, inf
 from typing import Any, NamedTuple, Protocol
 
-from ...configs.tiers import Tier, Tiers
+from ...configs.tiers import Tiers
 from ...costmodels.base import prompt_seconds, seconds, ticks
 from ..cluster.claim import Claim
 from ..cluster.cluster import Cluster
-from ..cluster.links import Flow, Link, Network
+from ..cluster.links import Flow, Network
 from ..core import Request, Step
-from ..kv.store import TierStore
 from ..records import End
+from .level import Level, Path
 from .peers import Peers
 from .pins import Pin, Pins, pins_of
 from .prefetch import Prefetcher
-
-Path = Sequence[Link]
 
 
 class Found(NamedTuple):
@@ -49,29 +46,6 @@ class LoadPolicy(Protocol):
     def compression(self, found: Found) -> float:
         """How many times smaller it is sent (1 = as it is stored); 0 = not at all, it is computed again."""
         ...
-
-
-class Level:
-    """One tier of one engine: its store, which others may share, and its links.
-
-    paths : the links to the device, and from it. block : bytes of a KV block there. share : the engine's replica holds
-    the keys k with k % share[1] == share[0].
-    """
-
-    def __init__(
-        self, spec: Tier, store: TierStore, paths: tuple[Path, Path], block: float,
-        share: tuple[int, int] | None = None,
-    ) -> None:  # fmt: skip
-        self.spec = spec
-        self.store = store
-        self.up, self.down = paths
-        self.share = share
-        self._latency = ticks(spec.latency)
-        self._call = spec.group * block if spec.group else inf
-
-    def latency(self, size: float) -> int:
-        """Ticks of the calls that move so many bytes."""
-        return self._latency * max(1, ceil(size / self._call))
 
 
 class Source(NamedTuple):

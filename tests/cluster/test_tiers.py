@@ -8,7 +8,8 @@ from servecast.configs.tiers import Tier
 from servecast.costmodels.base import TICKS_PER_SECOND
 from servecast.errors import InputError
 from servecast.sim.cluster.links import Link
-from servecast.sim.keep.tiers import Found, Level
+from servecast.sim.keep.level import Level
+from servecast.sim.keep.tiers import Found
 from servecast.sim.kv.store import TierStore
 from servecast.sim.policies.registry import make_policy
 from servecast.sim.report.programs import program_figures
