@@ -99,7 +99,8 @@ def build_spec(data: object, where: str = "spec", base: Path = Path(), name: str
     p = Params(data, where)
     kind = p.text("kind")
     if kind is None:
-        raise InputError(p.at("kind"), "missing", "one of " + ", ".join((*KINDS, "programs")))
+        kinds = ", ".join((*KINDS, "programs"))
+        raise InputError(p.at("kind"), "missing", f"a generator of requests, one of {kinds}; or a recorded trace")
     if kind not in KINDS:
         raise unknown_name(p.at("kind"), "generator", kind, (*KINDS, "programs"))
     p.text("source")  # a note of where the numbers come from

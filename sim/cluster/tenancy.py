@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ...configs.plan import Plan
+from ...configs.plan import Plan, Pool
 from ...configs.sharing import SharedGPUs
 from ...costmodels.base import ticks
 from ...errors import InputError

@@ -90,7 +90,7 @@ TRACES = [
     broken("binary", {"trace.jsonl": new(bytes(range(256)))}, "", "trace.jsonl: binary data", "expected"),
     broken("no such file", {}, "--trace tarce.jsonl", "tarce.jsonl: no such file", "did you mean 'trace.jsonl'?"),
     broken("a folder", {}, "--trace .", ".: is a directory; expected a trace file"),
-    broken("no trace at all", {}, "--trace plan.yaml", "plan.yaml: no known trace format", "expected one of"),
+    broken("no trace at all", {}, "--trace plan.yaml", "plan.yaml: kind: missing", "expected a generator of requests"),
     broken("generator key", {"generator.yaml": add("rates: 3\n")}, "--trace generator.yaml",
            "generator.yaml: rates: unknown key; expected one of", "did you mean 'rate'?"),
     broken("generator kind", {"generator.yaml": swap("poisson", "poison")}, "--trace generator.yaml",
