@@ -13,7 +13,7 @@ from ..configs.catalog import find_model
 from ..configs.engine import find_engine, policy_name
 from ..configs.plan import Plan, Pool, plan_from, said
 from ..configs.strict import build
-from ..costmodels.energy import busy_watts, idle_watts
+from ..costmodels.energy import idle_watts
 from ..costmodels.shapes import KVShape, model_kv_shape
 from ..errors import InputError
 from ..sim.deploy import deploy
@@ -33,8 +33,8 @@ class Candidate:
     """One kind of replica.
 
     gpu : as the inventory calls it. pool : as it stands in a plan, with one replica. gpus : accelerators of a replica.
-    usd_per_hour : of a replica.
-    most : replicas that the inventory has room for. idle_watts, busy_watts : of a replica, None where unknown.
+    usd_per_hour : of a replica. most : replicas that the inventory has room for. idle_watts : of a replica, None where
+    unknown.
     kv : of a request. inside, network : bytes/s of KV cache that it sends or receives within its node, and beyond.
     """
 
@@ -46,7 +46,6 @@ class Candidate:
     most: int
     kv_tokens: int
     idle_watts: float | None
-    busy_watts: float | None
     kv: KVShape
     inside: float
     network: float
@@ -67,9 +66,10 @@ class Rejected:
 def find_candidates(inventory: Inventory, table: RequestTable) -> tuple[list[Candidate], list[Rejected]]:
     """Every instance type that can start and hold the longest request of `table`, and those that cannot.
 
-    Raises `InputError` for policies that there are not.
+    Raises `InputError` for policies and for GPU clocks that there are not.
     """
     _check_policies(inventory)
+    _check_clocks(inventory)
     candidates: list[Candidate] = []
     rejected: list[Rejected] = []
     longest = _max_model_len(inventory, table)
@@ -110,6 +110,23 @@ def _check_policies(inventory: Inventory) -> None:
             if values.get(kind) is not None:
                 where = f"{place}.{kind}"
                 make_policy(kind, *policy_name(values[kind], where), where)
+
+
+def _check_clocks(inventory: Inventory) -> None:
+    """A clock that one of the GPUs has is a choice for that one."""
+    gpus, key = list(inventory.gpus), "gpu_clock_mhz"
+    given = [("choices", gpus, option) for option in inventory.choices.get(key, ())]
+    given += [("defaults", gpus, inventory.defaults.get(key))]
+    given += [(f"gpus.{gpu}.defaults", [gpu], inventory.gpus[gpu].defaults.get(key)) for gpu in gpus]
+    for place, able, mhz in given:
+        errors = []
+        for gpu in able if mhz is not None else ():
+            try:
+                inventory.card(gpu).locked(mhz)
+            except InputError as error:
+                errors.append(error)
+        if errors and len(errors) == len(able):
+            raise errors[0].at(place)
 
 
 def _pools(inventory: Inventory, max_model_len: int) -> Iterator[tuple[str, Pool]]:
@@ -179,12 +196,12 @@ def _max_model_len(inventory: Inventory, table: RequestTable) -> int:
 def _candidate(gpu: str, pool: Pool, deployment: Deployment, most: int) -> Candidate:
     gpus, hardware = pool.accelerators, deployment.hardware
     adapter = hardware.achieved.link * pool.tensor_parallel_size * pool.pipeline_parallel_size
-    idle, busy = idle_watts(hardware), busy_watts(hardware)
+    idle = idle_watts(hardware)
     assert deployment.usd_per_hour is not None  # the inventory prices every GPU
     return Candidate(
         pool.name, gpu, pool, gpus, deployment.usd_per_hour, most,
         deployment.blocks * deployment.limits.block_size * pool.data_parallel_size,
-        None if idle is None else idle * gpus, None if busy is None else busy * gpus,
+        None if idle is None else idle * gpus,
         model_kv_shape(deployment.model, pool.kv_cache_dtype),
         hardware.link.bandwidth * adapter, hardware.network.bandwidth * adapter,
     )  # fmt: skip

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..configs.plan import Plan
+from ..costmodels.base import seconds
+from ..costmodels.energy import idle_watts
 from ..sim.report.metrics import Finished
 from ..sim.report.report import build_report
 from ..sim.run import Run, run
@@ -34,7 +36,8 @@ class Verdict:
     stopped : the run ended where its answer was certain; then all is of those who had finished, and `over` and `beyond`
     take the others to fare likewise. requests : simulated. intervals : of the objectives, where a replay met them all.
     mean_e2el : seconds. token_seconds : in the KV cache while it decodes, of a request on average.
-    least_tpot : seconds. busy_share : of the engines. throughput : requests/s.
+    least_tpot : seconds. throughput : requests/s. watts : of all accelerators on average, where their power is known.
+    busy_watts : by pool, of a replica while it works.
     """
 
     met: bool
@@ -46,8 +49,9 @@ class Verdict:
     mean_e2el: float
     token_seconds: float
     least_tpot: float
-    busy_share: float
     throughput: float
+    watts: float
+    busy_watts: dict[str, float]
     intervals: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -150,7 +154,6 @@ def _verdict(result: Run, targets: Targets) -> Verdict:
     judged = report["completed"] if result.interrupted else report["num_prompts"]
     over = targets.over(finished, judged - good, len(result.table))
     context = (result.table.prompt_tokens + result.table.output_tokens / 2)[finished.rows]
-    busy = [share for pool in report["simulation"]["pools"] for share in pool["busy_share"]]
     return Verdict(
         met=all(objective["met"] for objective in objectives) and report["failed"] == 0,
         objectives=objectives,
@@ -161,14 +164,35 @@ def _verdict(result: Run, targets: Targets) -> Verdict:
         mean_e2el=(report["mean_e2el_ms"] or 0.0) / 1e3,
         token_seconds=float((context * (finished.e2el - finished.ttft)).mean()) if len(finished) else 0.0,
         least_tpot=float(finished.tpot[finished.has_tpot].min()) if finished.has_tpot.any() else 0.0,
-        busy_share=float(np.mean(busy)) if busy else 0.0,
         throughput=report["request_throughput"] or 0.0,
+        watts=_watts(result, report["simulation"]["pools"]),
+        busy_watts=_busy_watts(result, report["simulation"]["pools"]),
     )
 
 
 def _token_rate(table: RequestTable) -> float:
     tokens = int((table.prompt_tokens + table.output_tokens).sum())
     return tokens / max(float(table.arrival[-1] - table.arrival[0]), 1e-9)
+
+
+def _watts(result: Run, pools: list[dict[str, Any]]) -> float:
+    """Of all accelerators from the first arrival on; a report counts from second 0."""
+    before = float(result.table.arrival[0])
+    joules = 0.0
+    for deployment, pool in zip(result.deployments, pools, strict=True):
+        idle, energy = idle_watts(deployment.hardware), pool["energy"]
+        if energy and idle is not None:
+            joules += energy["active_joules"] + energy["idle_joules"] - idle * pool["accelerators"] * before
+    return joules / max(seconds(result.duration) - before, 1e-9)
+
+
+def _busy_watts(result: Run, pools: list[dict[str, Any]]) -> dict[str, float]:
+    found = {}
+    for pool in pools:
+        working = float(np.mean(pool["busy_share"])) * pool["replicas"] * seconds(result.duration)
+        if pool["energy"] and working:
+            found[pool["name"]] = pool["energy"]["active_joules"] / working
+    return found
 
 
 def busiest(table: RequestTable, requests: int) -> RequestTable:

@@ -29,7 +29,8 @@ class Known:
     """What is known of a candidate.
 
     top : requests/s with a full queue. rates : the same by bucket, 0 where the SLO excludes the bucket.
-    isolated : by bucket, its requests alone. rate : of the trace, requests/s. probes : of the smooth rate.
+    isolated : by bucket, its requests alone. rate : of the trace, requests/s. busy_watts : with a full queue, 0 where
+    unknown. probes : of the smooth rate.
     pooled : share of the trace that a replica carries, by replicas of its pool. alone : fleets of this type only, by
     replicas.
     """
@@ -39,6 +40,7 @@ class Known:
     rates: list[float]
     isolated: list[Isolated]
     rate: float
+    busy_watts: float
     probes: dict[float, Verdict] = field(default_factory=dict)
     pooled: dict[int, Interval] = field(default_factory=dict)
     alone: dict[int, Verdict] = field(default_factory=dict)
@@ -103,7 +105,7 @@ class Market:
         """The first look: rates with a full queue."""
         top, *others = (self.capacity.saturated(*queue) for queue in _full_queues(candidate, isolated))
         rates = [0.0 if i.missed else others.pop(0) for i in isolated] if others else [top]
-        return Known(candidate, top, rates, isolated, self.workload.rate)
+        return Known(candidate, top, rates, isolated, self.workload.rate, self.capacity.busy_watts(candidate))
 
     def refine(self, names: Iterable[str]) -> bool:
         """Try another smooth rate of each of these; False where all are known well enough."""
@@ -238,7 +240,7 @@ class Market:
             group=c.pool.tensor_parallel_size, role=c.pool.role,
             kv_tokens=float(c.kv_tokens), resident=tuple(i.token_seconds for i in known.isolated),
             kv_format=c.pool.kv_cache_dtype, kv_bytes=tuple(sent), idle_watts=c.idle_watts or 0.0,
-            busy_watts=c.busy_watts or 0.0, inside=c.inside, network=c.network,
+            busy_watts=known.busy_watts, inside=c.inside, network=c.network,
         )  # fmt: skip
 
 

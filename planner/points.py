@@ -98,15 +98,20 @@ class Capacity:
 
     def saturated(self, candidate: Candidate, bucket: int | None = None) -> float:
         """Requests/s of one replica with a full queue; from two amounts of work, so that ends do not count."""
+        few, many = self._full_queue(candidate, bucket)
+        seconds = many.requests / many.throughput - few.requests / few.throughput
+        return (many.requests - few.requests) / max(seconds, 1e-9)
+
+    def busy_watts(self, candidate: Candidate) -> float:
+        """What one replica draws with a full queue; 0 where nobody knows."""
+        return self._full_queue(candidate, None)[1].busy_watts.get(candidate.pool.name, 0.0)
+
+    def _full_queue(self, candidate: Candidate, bucket: int | None) -> tuple[Verdict, Verdict]:
         table = self.workload.sample(self.judge.seed, None if bucket is None else [bucket])
         table = _phase(table, candidate.role)
         plan, anything = self._plan(candidate), Targets(SLO({}, {}, ()), len(table))
-        few, many = len(table) // 3, len(table)
-        times = []
-        for requests in (few, many):
-            verdict = self.judge.sample(plan, table.take(slice(0, requests)), anything)
-            times.append(requests / verdict.throughput)
-        return (many - few) / max(times[1] - times[0], 1e-9)
+        few, many = (table.take(slice(0, n)) for n in (len(table) // 3, len(table)))
+        return self.judge.sample(plan, few, anything), self.judge.sample(plan, many, anything)
 
     def at_rate(self, candidate: Candidate, served: Sequence[int], rate: float) -> Verdict:
         """One replica under evenly spaced requests of some buckets."""

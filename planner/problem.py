@@ -10,6 +10,7 @@ from typing import Literal
 Goal = Literal["cost", "energy"]
 Aim = Literal["price", "promise", "goodput", "served"]
 Counts = dict[str, int]  # replicas by offer
+_SAME = 1e-9  # of joules: rounding
 Misses = tuple[tuple[str, tuple[tuple[float, float], ...]], ...]  # by objective, lines: slope and intercept
 
 
@@ -93,6 +94,11 @@ class Problem:
     rare: Mapping[str, float] = field(default_factory=dict)
     rates: tuple[float, ...] = ()
 
+    @property
+    def powered(self) -> bool:
+        """Whether power is part of a fleet's price."""
+        return self.goal == "energy" or self.electricity_per_kwh > 0
+
     def least_price(self, offer: Offer) -> float:
         """What a replica adds to a fleet's price, even if it does nothing."""
         electricity = self.electricity_per_kwh / 1e3 * offer.idle_watts
@@ -109,7 +115,7 @@ def undominated(problem: Problem, replayed: Sequence[Counts]) -> Problem:
     kept: list[Offer] = []
     for offer in sorted(problem.offers, key=lambda o: -o.share):
         for k, other in enumerate(kept):
-            if other.name not in tried and _stands_for(other, offer):
+            if other.name not in tried and _stands_for(other, offer, problem.powered):
                 kept[k] = replace(other, kv_tokens=max(other.kv_tokens, offer.kv_tokens))
                 break
         else:
@@ -117,11 +123,17 @@ def undominated(problem: Problem, replayed: Sequence[Counts]) -> Problem:
     return replace(problem, offers=tuple(kept))
 
 
-def _stands_for(one: Offer, other: Offer) -> bool:
+def _stands_for(one: Offer, other: Offer, powered: bool) -> bool:
     """Whether a program has no need of `other`; what was measured more closely stays."""
-    same = ("gpu", "gpus", "group", "role", "kv_format", "usd_per_hour", "idle_watts", "busy_watts", "network")
+    same = ("gpu", "gpus", "group", "role", "kv_format", "usd_per_hour", "network")
     alike = all(getattr(one, name) == getattr(other, name) for name in same)
-    return alike and not other.late and all(a >= b for a, b in zip(one.rates, other.rates, strict=True))
+    if not alike or other.late or any(a < b for a, b in zip(one.rates, other.rates, strict=True)):
+        return False
+    served = [bucket for bucket, rate in enumerate(other.rates) if rate]
+    frugal = one.idle_watts <= other.idle_watts and all(
+        one.joules(bucket) <= other.joules(bucket) * (1 + _SAME) for bucket in served
+    )
+    return frugal or not powered
 
 
 def below(problem: Problem, price: float) -> Problem:

@@ -236,22 +236,19 @@ class Search:
     def _members(self, counts: Counts) -> dict[Candidate, int]:
         return {self.market.known[name].candidate: n for name, n in sorted(counts.items())}
 
-    def _price(self, members: dict[Candidate, int], busy: float = 1.0) -> float:
-        usd = sum(c.usd_per_hour * n for c, n in members.items())
-        watts = _watts(members, busy)
+    def _price(self, usd: float, watts: float) -> float:
         return watts if self.market.goal == "energy" else usd + self.market.inventory.electricity_per_kwh / 1e3 * watts
 
     def _affordable(self, candidate: Candidate) -> float:
-        """Replicas that are cheaper than the best fleet."""
-        return self._best.price * (1 - _STEP) // (self._price({candidate: 1}) or inf) if self._best else inf
+        """Replicas that are cheaper than the best fleet, at work all the time."""
+        each = self._price(candidate.usd_per_hour, self.market.known[candidate.name].busy_watts)
+        return self._best.price * (1 - _STEP) // (each or inf) if self._best else inf
 
     def _note(self, counts: Counts, verdict: Verdict, values: dict[str, Any] | None = None) -> Tried:
-        members, busy = self._members(counts), verdict.busy_share
-        usd = sum(c.usd_per_hour * n for c, n in members.items())
+        usd = sum(c.usd_per_hour * n for c, n in self._members(counts).items())
         self.market.learn(counts, verdict)
-        tried = Tried(
-            counts, usd, _watts(members, busy), self._price(members, busy), verdict, values or self.values(counts)
-        )
+        price = self._price(usd, verdict.watts)
+        tried = Tried(counts, usd, verdict.watts, price, verdict, values or self.values(counts))
         self._tried[tuple(sorted(counts.items()))] = tried
         self.market.capacity.judge.log(
             f"${usd:.2f}/h {tried.name}: {'meets the SLO' if verdict.met else verdict.missed}"
@@ -263,11 +260,6 @@ class Search:
         if clear and not any(_within(counts, cut) for cut in self._cuts):
             self._cuts = [cut for cut in self._cuts if not _within(cut, counts)] + [counts]
         return tried
-
-
-def _watts(members: dict[Candidate, int], busy: float) -> float:
-    """Power of a fleet that is `busy` for that share of the time."""
-    return sum(n * ((c.idle_watts or 0.0) * (1 - busy) + (c.busy_watts or 0.0) * busy) for c, n in members.items())
 
 
 def _within(small: Counts, large: Counts) -> bool:
