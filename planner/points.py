@@ -30,6 +30,7 @@ _CLOSE = 1.1  # ratio at which bisection ends: samples of some hundred requests 
 _SLOWEST = 1 / 256  # of the saturated rate: who cannot carry that carries nothing
 _ALONE = 100  # requests of the test for isolated latency, one at a time
 _HELPERS = 64  # prefill replicas that feed a decode replica under test
+_TESTED = "replica"  # pool of the one under test
 _NO_LIMIT = 1e15  # bytes/s
 
 
@@ -104,7 +105,7 @@ class Capacity:
 
     def busy_watts(self, candidate: Candidate) -> float:
         """What one replica draws with a full queue; 0 where nobody knows."""
-        return self._full_queue(candidate, None)[1].busy_watts.get(candidate.pool.name, 0.0)
+        return self._full_queue(candidate, None)[1].busy_watts.get(_TESTED, 0.0)
 
     def _full_queue(self, candidate: Candidate, bucket: int | None) -> tuple[Verdict, Verdict]:
         table = self.workload.sample(self.judge.seed, None if bucket is None else [bucket])
@@ -138,7 +139,7 @@ class Capacity:
     def _plan(self, candidate: Candidate) -> Plan:
         """One replica, with all that it needs to be judged by its role. Where it stands and what it costs is no matter:
         the same card in two zones is measured once."""
-        pool = replace(candidate.pool, name="replica", fabric="", price_per_hour=None)
+        pool = replace(candidate.pool, name=_TESTED, fabric="", price_per_hour=None)
         if candidate.role != "decode":
             return fleet_plan(self.inventory, [replace(pool, role="mixed")])
         helpers = replace(pool, name="helpers", role="prefill", replicas=_HELPERS)

@@ -223,6 +223,10 @@ class Search:
         values = self.values(counts)
         return self._note(counts, self.market.capacity.replay(plan_of(values)), values)
 
+    def missed(self) -> list[Counts]:
+        """Fleets whose replay missed the SLO."""
+        return [tried.counts for tried in self._tried.values() if not tried.verdict.met]
+
     def route(self, counts: Counts) -> tuple[float, Routing]:
         """What a fleet is thought to carry, and how."""
         return balance(self.problem(), counts, self.solver)
