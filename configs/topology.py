@@ -76,6 +76,7 @@ class Disaggregation:
         decode replica recomputes the prompt or the request fails (vLLM's `kv_load_failure_policy`).
     local_prefill_tokens : prompts of at most so many uncached tokens are computed where they are decoded.
     keep_mixed : a replica with role mixed decodes the prompts that it has computed, instead of handing them over.
+    near : a prompt is decoded on the fabric where it was computed, if any pool there decodes.
     """
 
     decode_router: PolicyChoice = "least_outstanding"
@@ -87,8 +88,12 @@ class Disaggregation:
     expired: Literal["recompute", "fail"] = "recompute"
     local_prefill_tokens: int = 0
     keep_mixed: bool = False
+    near: bool = False
 
     def __post_init__(self) -> None:
         check(0 < self.backlog <= 1, "backlog", self.backlog, "a share above 0, at most 1")
         check(0 < self.lease <= LONGEST or self.lease == inf, "lease", self.lease, f"seconds, at most {LONGEST:g}")
         check(self.local_prefill_tokens >= 0, "local_prefill_tokens", self.local_prefill_tokens, "0 or more tokens")
+        if self.near and (self.choose == "arrival" or self.local_prefill_tokens):
+            found = "true, and who decodes is chosen before it is known who computes the prompt"
+            raise InputError("near", found, "choose: hand_off, without local_prefill_tokens")

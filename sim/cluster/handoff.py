@@ -22,6 +22,8 @@ from .links import Flow, Link
 from .replica import Replica
 from .sites import Sites
 
+_Choice = tuple[Sequence[Replica], Sequence[ReplicaView]]
+
 
 class Passage:
     """A request's way from `source` to `decode`: before, during and after the transfer."""
@@ -114,6 +116,7 @@ class Handoff:
         self._layers = layers
         self._intakes = {e: Intake(e, spec.backlog, self._admitted) for r in decodes for e in r.domains}
         self._all = (decodes, seen)
+        self._near: dict[str, _Choice] = {}
         self._active: dict[Passage, None] = {}
         self._homeless: list[Passage] = []  # while no decode replica is up
         self.prefilled: Callable[[Any, Request, int], None] | None = None  # told who leaves which engine, and when
@@ -133,7 +136,7 @@ class Handoff:
             decode = None
             spec = self.spec
             if self.decodes and (spec.choose == "arrival" or spec.local_prefill_tokens):
-                decode = self._decode_replica(request)
+                decode = self._decode_replica(request, (self.decodes, self.seen))
                 if request.prompt_tokens - decode.cached_tokens(request) <= spec.local_prefill_tokens:
                     return decode
             first = replicas[self._router.route(request, seen) if len(replicas) > 1 else 0]
@@ -147,8 +150,19 @@ class Handoff:
                 decode.coming += request.prompt_tokens
         return first
 
-    def _decode_replica(self, request: Request) -> Replica:
-        return self.decodes[self._decode_router.route(request, self.seen) if len(self.decodes) > 1 else 0]
+    def _decode_replica(self, request: Request, choice: _Choice) -> Replica:
+        decodes, seen = choice
+        return decodes[self._decode_router.route(request, seen) if len(decodes) > 1 else 0]
+
+    def _within_reach(self, source: Any) -> _Choice:
+        """The replicas that may decode what an engine has computed, up or not."""
+        if not self.spec.near:
+            return self._all
+        fabric = self.sites.fabric(source)
+        if fabric not in self._near:
+            here = _those(self._all, lambda replica: self.sites.fabric(replica.domains[0]) == fabric)
+            self._near[fabric] = here if here[0] else self._all
+        return self._near[fabric]
 
     # -- on the way ----------------------------------------------------------------------------------------------
 
@@ -182,13 +196,15 @@ class Handoff:
             return
         decode = passage.decode
         if decode is None or decode.state != "up":
-            if not self.decodes:
-                if all(replica.state == "down" for replica in self._all[0]):  # for good
+            choice = self._within_reach(passage.source)
+            up = _those(choice, _is_up) if self.spec.near else (self.decodes, self.seen)
+            if not up[0]:
+                if all(replica.state == "down" for replica in choice[0]):  # for good
                     self._give_up(passage)
                 else:
                     self._homeless.append(passage)
                 return
-            decode = passage.decode = self._decode_replica(request)
+            decode = passage.decode = self._decode_replica(request, up)
         self.cluster.replicas[request.replica].release(request)
         passage.engine = decode.expect(request)
         self._intakes[passage.engine].offer(passage)
@@ -306,8 +322,7 @@ class Handoff:
 
     def refresh(self) -> None:
         """Other decode replicas are up than before."""
-        up = [i for i, replica in enumerate(self._all[0]) if replica.state == "up"]
-        self.decodes, self.seen = [self._all[0][i] for i in up], [self._all[1][i] for i in up]
+        self.decodes, self.seen = _those(self._all, _is_up)
         waiting, self._homeless = self._homeless, []
         for passage in waiting:
             self._offer(passage)
@@ -329,3 +344,13 @@ class Handoff:
             if engine in self._intakes:
                 self._intakes[engine].clear()
         return lost
+
+
+def _is_up(replica: Replica) -> bool:
+    return replica.state == "up"
+
+
+def _those(choice: _Choice, which: Callable[[Replica], bool]) -> _Choice:
+    """Some of the replicas, with what routers see of them."""
+    some = [i for i, replica in enumerate(choice[0]) if which(replica)]
+    return [choice[0][i] for i in some], [choice[1][i] for i in some]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from ...configs.engine import policy_name
@@ -20,7 +20,11 @@ def disaggregated(plan: Plan) -> bool:
     """Whether requests may be prefilled on one replica and decoded on another."""
     if plan.disaggregation is not None or any(pool.role != "mixed" for pool in plan.pools):
         return True
-    return hasattr(policy_class("router", plan.router.name, "router"), "place")  # it picks a pair of replicas
+    return _picks_pairs(plan)
+
+
+def _picks_pairs(plan: Plan) -> bool:
+    return hasattr(policy_class("router", plan.router.name, "router"), "place")
 
 
 def make_decode_router(plan: Plan) -> Router:
@@ -61,6 +65,9 @@ def check_roles(plan: Plan, deployments: Sequence[Deployment]) -> None:
     if not disaggregated(plan):
         return
     make_decode_router(plan)
+    if plan.disaggregation and plan.disaggregation.near and _picks_pairs(plan):
+        found = f"true, with router {plan.router.name}, which picks pairs itself"
+        raise InputError("disaggregation.near", found, "false, or another router")
     names = [pool.name for pool in plan.pools]
     for key, name in plan.router.parameters.items():
         if key.endswith("_pool") and name not in names:
@@ -75,7 +82,7 @@ def check_roles(plan: Plan, deployments: Sequence[Deployment]) -> None:
         for target in decode:
             if source is not target:
                 _check_pair(source, target)
-                _check_way(plan, source, target)
+                _check_way(plan, source, target, {d.pool.fabric for d in decode})
 
 
 def _check_pair(source: Deployment, target: Deployment) -> None:
@@ -102,10 +109,11 @@ def _check_pair(source: Deployment, target: Deployment) -> None:
         )
 
 
-def _check_way(plan: Plan, source: Deployment, target: Deployment) -> None:
-    """Whether a KV cache gets from one pool to the other, if one ever has to."""
+def _check_way(plan: Plan, source: Deployment, target: Deployment, decoding: Collection[str]) -> None:
+    """Whether a KV cache gets from one pool to the other, if one ever has to. decoding : fabrics with pools that do."""
     a, b = source.pool, target.pool
-    stays = a.role == "mixed" and plan.disaggregation is not None and plan.disaggregation.keep_mixed
+    spec = plan.disaggregation or Disaggregation()
+    stays = (a.role == "mixed" and spec.keep_mixed) or (spec.near and a.fabric in decoding)
     if stays or a.fabric == b.fabric or (a.fabric, b.fabric) in plan.fabric_links():
         return
     link = f"{a.fabric or 'EAST'}->{b.fabric or 'WEST'}"

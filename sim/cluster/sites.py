@@ -87,6 +87,10 @@ class Sites:
         pipe, further = self._between[a.fabric, b.fabric]
         return (a.outside[0], pipe, b.outside[1]), latency + further
 
+    def fabric(self, engine: Any) -> str:
+        """Where an engine stands."""
+        return self._sites[engine].fabric
+
     def adapters(self, engine: Any) -> tuple[Link, Link]:
         """The network adapters of an engine, out and in."""
         return self._sites[engine].outside

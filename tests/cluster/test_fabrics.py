@@ -125,6 +125,47 @@ def test_a_mixed_pool_that_keeps_its_requests_needs_no_way_out(small):
         deploy(small.plan(pools, **links))
 
 
+NEAR = {"disaggregation": {"near": True}}
+SPLIT = [{"role": role, "replicas": 2, "fabric": place} for place in ("east", "west") for role in ("prefill", "decode")]
+
+
+def test_near_decodes_where_the_prompt_was_computed(small):
+    """Two fabrics that do both need no link."""
+    result = small.run_all(small.plan(SPLIT, **NEAR), small.table(80, 12.0, burst=True, seed=4))
+    pool_of = {r.id: r.pool for r in result.services.replicas}
+    c = result.recorder.requests.columns()
+    assert result.services.handoff.transfers >= 60
+    assert {pool_of[i] for i in c["replica"][c["output_tokens"] > 1].tolist()} == {"pool1", "pool3"}
+    assert not any("->" in link.name for link in result.services.network.links)
+
+
+def test_near_waits_for_those_who_come_back(small):
+    """While all that decode on a fabric are down, what was computed there waits for one of them."""
+    crash = {"at": 1.0, "kind": "crash", "duration": 30.0}
+    events = [{**crash, "replica": f"pool1/{i}"} for i in range(2)]
+    result = small.run_all(small.plan(SPLIT, **NEAR, faults={"events": events}), small.table(60, 12.0, seed=4))
+    c = result.recorder.requests.columns()
+    assert (c["end"] == 0).all()
+    assert (c["transfer"] > 20 * TICKS_PER_SECOND).any()
+
+
+def test_near_without_anybody_there_takes_the_link(small):
+    pools = [{**EAST_WEST[0], "fabric": "north"}, *SPLIT]
+    links = between("north->east", "north->west")
+    result = small.run_all(small.plan(pools, **NEAR, **links), small.table(80, 12.0, seed=4))
+    assert carried(result, "north->east") > 0 and carried(result, "north->west") > 0
+    with pytest.raises(InputError, match="north->west"):
+        deploy(small.plan(pools, **NEAR, **between("north->east")))
+
+
+@pytest.mark.parametrize(
+    "keys", [{"disaggregation": {"near": True, "choose": "arrival"}}, {**NEAR, "router": "mooncake"}]
+)
+def test_near_is_refused_where_the_decode_replica_comes_first(small, keys):
+    with pytest.raises(InputError, match="near"):
+        deploy(small.plan(SPLIT, **keys))
+
+
 @pytest.mark.parametrize(
     ("links", "place", "words"),
     [

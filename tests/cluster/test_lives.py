@@ -27,6 +27,13 @@ EVENTS = [
 SCALING = {"pool": "pool0", "policy": {"name": "queue", "high": 1}, "max_replicas": 4, "period": 1.0, "start_up": 1.5}
 KINDS = {
     "hand-off": (PAIR, {"disaggregation": {"mode": "layer_wise", "lease": 2.0}}),
+    "hand-off to another fabric": (
+        [{**pool, "fabric": fabric} for pool, fabric in zip(PAIR, ("east", "west"), strict=True)],
+        {
+            "links": {"fabrics": {"east->west": {"bandwidth": 1e9, "latency": 0.001}}},
+            "disaggregation": {"mode": "layer_wise"},
+        },
+    ),
     "borrowed prompt machines": (
         PAIR, {"router": {"name": "splitwise", "prompt_pool": "pool0", "token_pool": "pool1"}},
     ),
