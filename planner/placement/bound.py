@@ -13,26 +13,17 @@ bisection on F finds the largest flow that has. It is the cutting-stock bound, a
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
 from math import inf
 
 import numpy as np
 from scipy.optimize import linprog
 
+from .covers import Cover, Item, Pricing, useful_items
 from .instance import Instance
 
 TOLERANCE = 1e-9  # relative, of flows
 _MAX_COLUMNS = 400
-_BREATH = 4096  # steps between two looks at the clock
-
-
-@dataclass(frozen=True)
-class _Item:
-    """A node of type `kind` that holds `layers` layers, as part of a cover."""
-
-    kind: int
-    layers: int
-    rate: float
 
 
 def work_bound(instance: Instance) -> float:
@@ -68,83 +59,32 @@ def coverable(instance: Instance, flow: float, deadline: float = inf) -> bool:
 
 
 def _coverable(instance: Instance, flow: float, deadline: float) -> bool:
-    items = _items(instance, flow)
-    counts = np.array([kind.count for kind in instance.node_types], float)
-    cover = _cheapest_cover(items, counts, [1 / item.layers for item in items], flow, deadline)
-    if cover is None:
+    kinds, most = instance.node_types, instance.layers
+    items = [item for t, kind in enumerate(kinds) for item in useful_items(kind.rates, most, flow, t)]
+    counts = np.array([kind.count for kind in kinds], float)
+    pricing, idle = Pricing(items, counts.tolist(), flow), [0.0] * len(items)
+    found = pricing.cheapest([1 / item.layers for item in items], idle, deadline)
+    if found is None:
         return False
     columns: list[np.ndarray] = []
     for _ in range(_MAX_COLUMNS):
-        columns.append(_spent(items, cover, len(counts)))
+        columns.append(_spent(items, found[1], len(counts)))
         master = linprog(-np.ones(len(columns)), A_ub=np.array(columns).T, b_ub=counts, method="highs")
         if -master.fun >= instance.layers:
             return True
         prices = np.maximum(-master.ineqlin.marginals, 1e-12)
-        worth = [prices[item.kind] / item.layers for item in items]
-        cover = _cheapest_cover(items, counts, worth, flow, deadline)
-        assert cover is not None
-        cheapest = sum(worth[i] for i in cover)
-        if prices @ counts / cheapest < instance.layers * (1 - 1e-9):  # these prices are a proof
+        found = pricing.cheapest([prices[item.kind] / item.layers for item in items], idle, deadline)
+        assert found is not None
+        if prices @ counts / found[0] < instance.layers * (1 - 1e-9):  # these prices are a proof
             return False
-        if cheapest >= 1 - 1e-9:
+        if found[0] >= 1 - 1e-9:
             return bool(-master.fun >= instance.layers * (1 - 1e-9))
     return True  # undecided
 
 
-def _items(instance: Instance, flow: float) -> list[_Item]:
-    """The useful ways to hold layers: none where more layers go at least as fast."""
-    items = []
-    for t, kind in enumerate(instance.node_types):
-        fastest = 0.0
-        for layers, rate in sorted(kind.rates.items(), reverse=True):
-            if min(rate, flow) > fastest:
-                fastest = min(rate, flow)
-                items.append(_Item(t, layers, fastest))
-    return items
-
-
-def _spent(items: list[_Item], cover: list[int], kinds: int) -> np.ndarray:
+def _spent(items: Sequence[Item], cover: Cover, kinds: int) -> np.ndarray:
     """Nodes by type that a layer under `cover` uses up."""
     spent = np.zeros(kinds)
-    for i in cover:
+    for i, _ in cover:
         spent[items[i].kind] += 1 / items[i].layers
     return spent
-
-
-def _cheapest_cover(
-    items: list[_Item], counts: np.ndarray, worth: list[float], flow: float, deadline: float
-) -> list[int] | None:
-    """Indices of items, with repetition, of least total `worth` that are together as fast as `flow`.
-
-    Depth-first branch and bound, best worth by rate first. None where all nodes together are too slow. Raises
-    TimeoutError at `deadline`.
-    """
-    order = sorted(range(len(items)), key=lambda i: worth[i] / items[i].rate)
-    rates, kinds = [items[i].rate for i in order], [items[i].kind for i in order]
-    prices = [worth[i] for i in order]
-    left = counts.tolist()
-    best, chosen = float("inf"), None
-    taken: list[int] = []
-    steps = 0
-
-    def search(at: int, missing: float, spent: float) -> None:
-        nonlocal best, chosen, steps
-        steps += 1
-        if steps % _BREATH == 0 and time.monotonic() > deadline:
-            raise TimeoutError
-        if missing <= flow * 1e-12:
-            if spent < best:
-                best, chosen = spent, taken.copy()
-            return
-        for q in range(at, len(order)):
-            if spent + missing * prices[q] / rates[q] >= best * (1 - 1e-12):
-                return
-            if left[kinds[q]] >= 1:
-                left[kinds[q]] -= 1
-                taken.append(order[q])
-                search(q, missing - rates[q], spent + prices[q])
-                taken.pop()
-                left[kinds[q]] += 1
-
-    search(0, flow, 0.0)
-    return chosen

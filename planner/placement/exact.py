@@ -1,4 +1,4 @@
-"""Programs that see the links: a linear bound for instances of any size, and the exact program for small ones."""
+"""The whole problem as one integer program, for small instances."""
 
 from __future__ import annotations
 
@@ -11,68 +11,6 @@ from .instance import Floats, Instance
 
 _MOST_FLOWS = 6000  # nodes x nodes x layers
 _MOST_RANGES = 1000  # ways to hold layers x layers
-
-
-def link_bound(instance: Instance, bound: float, time_limit: float) -> float:
-    """Tokens/s that no placement exceeds, `bound` at most.
-
-    Without positions: each node holds k layers to a fraction, its flow keeps its speed and its links, what enters it
-    leaves it, and the nodes together do the work of all layers: sum of k x flow = layers x F. A node whose flow comes
-    from the source begins at the first layer, so it does not take flow from other nodes as well.
-    """
-    n = instance.nodes
-    program = Program("link_bound", maximize=True)
-    flow = program.number("F", 0, bound)
-    program.aim(flow)
-    into: list[list[Any]] = [[] for _ in range(n)]
-    out: list[list[Any]] = [[] for _ in range(n)]
-    for i in range(n):
-        for j in range(n):
-            if instance.capacity[i, j] > 0:
-                link = program.number(f"f_{i}_{j}", 0, min(instance.capacity[i, j], bound))
-                out[i].append(link)
-                into[j].append(link)
-    work, entering, leaving = [], [], []
-    for i in range(n):
-        held: dict[tuple[bool, bool], list[Any]] = {}
-        shares = []
-        for k, rate in instance.node_types[instance.type_of[i]].rates.items():
-            for first, last in _places(k, instance.layers):
-                name = f"{i}_{k}_{first:d}{last:d}"
-                share, served = program.number(f"h_{name}", 0, 1), program.number(f"g_{name}")
-                program.require(served <= min(rate, bound) * share, f"rate_{name}")
-                shares.append(share)
-                work.append(k * served)
-                held.setdefault((first, last), []).append(served)
-        program.require(total(shares) <= 1, f"one_{i}")
-        begins = [g for (first, _), gs in held.items() if first for g in gs]
-        ends = [g for (_, last), gs in held.items() if last for g in gs]
-        goes_on = [g for (first, _), gs in held.items() if not first for g in gs]
-        hands_on = [g for (_, last), gs in held.items() if not last for g in gs]
-        program.require(total(into[i]) == total(goes_on), f"in_{i}")
-        program.require(total(out[i]) == total(hands_on), f"out_{i}")
-        program.require(total(begins) <= _finite(instance.capacity[n, i], bound), f"source_{i}")
-        program.require(total(ends) <= _finite(instance.capacity[i, n + 1], bound), f"sink_{i}")
-        entering += begins
-        leaving += ends
-    program.require(total(entering) == flow, "source")
-    program.require(total(leaving) == flow, "sink")
-    program.require(total(work) == instance.layers * flow, "work")
-    outcome = program.solve(default_solver(), time_limit=time_limit, relaxed=True)
-    return min(bound, outcome.value) if outcome.status == "optimal" and outcome.value is not None else bound
-
-
-def _places(held: int, layers: int) -> list[tuple[bool, bool]]:
-    """Whether a range of `held` layers begins at the first and ends at the last one, in all possible ways."""
-    if held == layers:
-        return [(True, True)]
-    if held > layers:
-        return []
-    return [(True, False), (False, True)] + ([(False, False)] if held <= layers - 2 else [])
-
-
-def _finite(capacity: float, bound: float) -> float:
-    return min(float(capacity), bound)
 
 
 def worth_solving(instance: Instance) -> bool:

@@ -14,14 +14,14 @@ from ...traces.streams import Stream
 from ..milp import relative_gap
 from .bound import TOLERANCE, cover_bound
 from .chains import parallel_chains
-from .exact import link_bound, solve_exactly, worth_solving
+from .crossings import crossing_bound
+from .exact import solve_exactly, worth_solving
 from .flow import IDLE, Range, largest_flow
 from .instance import Instance
 from .local import LocalSearch
 from .regions import RegionPlanner, find_regions, single_file
 
 _MOST_REGIONS = 4
-_MOST_NODES = 64  # whose links a linear program may look at one by one
 _FIRST = 0.9  # share of the bound that is tried first
 _CLOSE = 1e-5  # relative difference of flows at which bisection ends
 
@@ -84,8 +84,7 @@ class _Search:
         self._bisect(range(self._instance.nodes), self._at(0.1 if small else 0.5))
         if self._instance.links_bind:
             self._combine_regions(self._at(0.2 if small else 0.6))
-            if self._instance.nodes <= _MOST_NODES:
-                self._bound = link_bound(self._instance, self._bound, self._at(0.8) - time.monotonic())
+            self._bound = crossing_bound(self._instance, self._value, self._bound, self._at(0.8))
         self._prove(self._at(0.8))
         if small and not self._done():
             self._solve_exactly(self._at(0.8))

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import time
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from scipy.sparse.csgraph import maximum_flow
 from servecast.errors import InputError
 from servecast.planner.instances import solve_file
 from servecast.planner.placement.bound import cover_bound, work_bound
-from servecast.planner.placement.exact import link_bound
+from servecast.planner.placement.crossings import crossing_bound
 from servecast.planner.placement.flow import Range, largest_flow
 from servecast.planner.placement.instance import Instance, instance_from
+from servecast.planner.placement.lanes import lane_prices
 from servecast.planner.placement.solve import Placed, place
 
 DATA = Path(os.environ.get("SERVECAST_DATA", "/nonexistent"), "planner-instances")
@@ -51,8 +53,8 @@ def integer_flow(instance: Instance, ranges: tuple[Range, ...]) -> int:
         if not held:
             continue
         edges[i, n + i] = instance.rate(instance.type_of[i], held)
-        edges[2 * n, i] = big if start == 0 else 0
-        edges[n + i, 2 * n + 1] = big if start + held == instance.layers else 0
+        edges[2 * n, i] = min(instance.capacity[n, i], big) if start == 0 else 0
+        edges[n + i, 2 * n + 1] = min(instance.capacity[i, n + 1], big) if start + held == instance.layers else 0
         for j, (other, also) in enumerate(ranges):
             if also and other == start + held:
                 edges[n + i, j] = min(instance.capacity[i, j], big)
@@ -124,12 +126,61 @@ def test_the_placement_is_the_best_there_is(seed: int, links: bool) -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_bounds_hold_and_the_cover_bound_is_the_sharper_one(seed: int) -> None:
+def test_bounds_hold_and_each_is_sharper_than_the_last(seed: int) -> None:
     instance = random_instance(seed, links=True)
-    best = exhaustive(instance)
-    covered = cover_bound(instance, 0.0, time.monotonic() + 30)
-    assert best <= link_bound(instance, covered, 30.0) * (1 + 1e-6) <= covered * (1 + 1e-5)
+    best, deadline = exhaustive(instance), time.monotonic() + 30
+    covered = cover_bound(instance, 0.0, deadline)
+    assert best * (1 - 1e-9) <= crossing_bound(instance, 0.0, covered, deadline) <= covered
     assert covered <= work_bound(instance) * (1 + 1e-6)
+
+
+def regional_instance(seed: int) -> Instance:
+    """Four or five nodes in up to three regions, with slow links between them; some with limits at the ends, too."""
+    draw = random.Random(seed)
+    nodes, regions, types, place = draw.choice([4, 4, 5]), draw.choice([2, 2, 3]), [], list[int]()
+    while len(place) < nodes:
+        speed, count = draw.randint(60, 200), min(nodes - len(place), draw.randint(1, 3))
+        table = {str(k): max(1, round(speed / k ** draw.uniform(0.8, 1.3))) for k in range(1, draw.randint(2, 4))}
+        types.append({"count": count, "throughput_tokens_per_s_by_layers_held": table})
+        place += [draw.randrange(regions)] * count
+    room = sum(kind["count"] * len(kind["throughput_tokens_per_s_by_layers_held"]) for kind in types)
+    between, within = draw.choice([5, 12, 20, 30]), draw.choice([20, 40, 400, 400])
+    pairs = itertools.permutations(range(nodes), 2)
+    links: list[Any] = [[i, j, within if place[i] == place[j] else between] for i, j in pairs]
+    if draw.random() < 0.3:
+        links += [[i, "sink", draw.choice([20, 50, 500])] for i in range(nodes)]
+        links += [["source", i, draw.choice([20, 50, 500])] for i in range(nodes) if draw.random() < 0.7]
+    return instance_from({"layers": min(room, 9 - nodes), "node_types": types, "links": links}, f"{seed}")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_crossing_bound_holds_between_regions(seed: int) -> None:
+    instance = regional_instance(seed)
+    covered = cover_bound(instance, 0.0, inf)
+    assert exhaustive(instance) * (1 - 1e-9) <= crossing_bound(instance, 0.0, covered, inf) <= covered
+
+
+def test_the_crossing_bound_is_exact_where_every_node_is_needed() -> None:
+    """Two nodes of two layers each on either side hold the eight layers; between them are four links of 10 tokens/s."""
+    kind = {"count": 2, "throughput_tokens_per_s_by_layers_held": {"1": 300, "2": 100}}
+    inside = [[i, j, 5000] for i, j in [(0, 1), (1, 0), (2, 3), (3, 2)]]
+    between = [[i, j, 10] for i in (0, 1) for j in (2, 3)] + [[j, i, 10] for i in (0, 1) for j in (2, 3)]
+    instance = instance_from({"layers": 8, "node_types": [kind, kind], "links": inside + between}, "halves")
+    assert crossing_bound(instance, 0.0, 100.0, inf) == pytest.approx(10, rel=1e-4) == exhaustive(instance)
+
+
+@pytest.mark.parametrize(("capacity", "mixed", "looped"), [(0.3, False, False), (0.3, True, False), (0.15, True, True)])
+def test_lane_prices_hold_at_every_junction_and_are_reached(capacity: float, mixed: bool, looped: bool) -> None:
+    """Junctions of up to eight nodes that end and begin, with any shares of their flow over other links."""
+    prices = lane_prices(capacity, 8, 8, mixed=mixed, looped=looped)
+    closest = dict.fromkeys(prices, inf)
+    for e, b, share, split in itertools.product(range(1, 9), range(1, 9), np.linspace(0, 1, 5), np.linspace(0, 1, 5)):
+        flow = min(1.0, capacity * e * b)
+        rest = share * (1 - flow) if mixed else 0.0
+        for p, q in prices:
+            left = p * (e - rest * split) + q * (b - rest * (1 - split)) - flow
+            closest[p, q] = min(closest[p, q], left)
+    assert min(closest.values()) >= -1e-9 and (looped or max(closest.values()) <= 1e-9)
 
 
 @pytest.mark.parametrize("file", ["placement.json", "placement-links.json"])
