@@ -176,7 +176,8 @@ def _energy(run: Run, d: Deployment, engines: Sequence[EngineInfo]) -> dict[str,
         return None
     measured = "energy" in d.cost.meters and all("energy" in e.meters for e in engines)
     metered = ranks * sum(e.meters.get("energy", 0) for e in engines) / TICKS_PER_SECOND
-    active = metered if measured else busy * running
+    kernels = ranks * sum(e.meters.get(origin, 0) for e in engines for origin in ORIGINS) / TICKS_PER_SECOND
+    active, worked = (metered, kernels) if measured else (busy * running, busy)
     there = d.pool.accelerators / (len(d.tenancy.pools) if d.tenancy else 1)
-    waiting = max(0.0, there * run.duration / TICKS_PER_SECOND - busy) * idle
+    waiting = max(0.0, there * run.duration / TICKS_PER_SECOND - worked) * idle
     return {"label": d.cost.label if measured else "assumed power", "active_joules": active, "idle_joules": waiting}

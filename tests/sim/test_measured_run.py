@@ -53,6 +53,9 @@ def test_the_report_says_what_was_measured(plan: Path) -> None:
     busy = served.engines[0].busy / 2**36
     host = sum(1.27e-3 + 45e-6 * n for n in _batches(served))
     assert 400 * (busy - host) < energy["active_joules"] < 600 * (busy - host)
+    kernels = sum(served.engines[0].meters.get(origin, 0) for origin in shares) / 2**36
+    idle = served.duration / 2**36 - kernels  # the device waits for the host as it waits for requests
+    assert energy["idle_joules"] == pytest.approx(0.18 * 700 * idle)
 
 
 def _batches(served) -> list[int]:

@@ -53,6 +53,14 @@ def test_a_command_says_every_budget_as_simulated() -> None:
     assert {"--no-enable-prefix-caching", "--no-async-scheduling"} <= set(workers(off)[0].flags)
 
 
+def test_a_gpu_clock_is_no_flag_and_is_named() -> None:
+    plan, free = plan_of(gpu_clock_mhz=1200), plan_of()
+    script = shell_script(plan, workers(plan))
+    assert "NOT EXPORTED: the clock of chat's GPUs; as root: nvidia-smi --lock-gpu-clocks=1200" in script
+    assert commands(script) == commands(shell_script(free, workers(free)))
+    assert "nvidia-smi" not in shell_script(free, workers(free))
+
+
 def test_a_replica_of_a_node_is_a_deployment_with_a_service() -> None:
     plan = plan_of(replicas=2, tensor_parallel_size=2, queue="priority")
     text = manifests(plan, workers(plan))

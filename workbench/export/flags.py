@@ -21,7 +21,9 @@ from ...sim.report.report import package_version
 
 MARGIN = 0.03  # of the KV blocks: the memory arithmetic was 1.2 % off where an engine reported them (docs/accuracy.md)
 
-_SIMULATION_ONLY = {"name", "hardware", "replicas", "model", "engine", "cost", "serves", "price_per_hour", "fabric"}
+_SIMULATION_ONLY = {
+    "name", "hardware", "replicas", "model", "engine", "cost", "serves", "price_per_hour", "fabric", "gpu_clock_mhz",
+}  # fmt: skip
 _FLAGS = {
     "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "enable_expert_parallel", "max_num_seqs",
     "max_num_batched_tokens", "max_model_len", "long_prefill_token_threshold", "enable_chunked_prefill",
@@ -179,5 +181,9 @@ def stamp(plan: Plan, found: Sequence[Worker], exported: Sequence[str] = ()) -> 
         lines += [f"  {line.strip()}" for line in d.capacity.lines()]
     parts = {"router": f"router {plan.router.name}", "disaggregation": "the proxy between prefill and decode"}
     parts |= {name: name for name in ("rebalancer", "admission", "scaling")}
+    lines += [
+        f"NOT EXPORTED: the clock of {w.name}'s GPUs; as root: nvidia-smi --lock-gpu-clocks={mhz}"
+        for w in found if (mhz := w.deployment.pool.gpu_clock_mhz) is not None
+    ]  # fmt: skip
     lines += [f"NOT EXPORTED: {text}" for name, text in parts.items() if getattr(plan, name) and name not in exported]
     return lines
