@@ -20,6 +20,7 @@ from ..sim.deploy import deploy
 from ..sim.deployment import Deployment
 from ..sim.policies.registry import make_policy
 from ..traces.table import RequestTable
+from .dominance import Pace, pace
 from .inventory import Inventory
 
 _SETTINGS = (
@@ -36,6 +37,7 @@ class Candidate:
     usd_per_hour : of a replica. most : replicas that the inventory has room for. idle_watts : of a replica, None where
     unknown.
     kv : of a request. inside, network : bytes/s of KV cache that it sends or receives within its node, and beyond.
+    pace : of its iterations, to compare it with others.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Candidate:
     kv: KVShape
     inside: float
     network: float
+    pace: Pace
 
     @property
     def role(self) -> str:
@@ -203,7 +206,7 @@ def _candidate(gpu: str, pool: Pool, deployment: Deployment, most: int) -> Candi
         deployment.blocks * deployment.limits.block_size * pool.data_parallel_size,
         None if idle is None else idle * gpus,
         model_kv_shape(deployment.model, pool.kv_cache_dtype),
-        hardware.link.bandwidth * adapter, hardware.network.bandwidth * adapter,
+        hardware.link.bandwidth * adapter, hardware.network.bandwidth * adapter, pace(deployment),
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations, pairwise
 from math import inf
 from typing import Any
 
@@ -67,6 +67,7 @@ class _Model:
         self.counts = {o.name: self.program.count(f"n_{i}", 0, o.most) for i, o in enumerate(problem.offers)}
         self.number = {offer.name: i for i, offer in enumerate(problem.offers)}
         self.served = self.program.number("served", 0, 1) if aim == "served" else float(aim != "goodput")
+        self._least: dict[tuple[int, ...], Any] = {}
         self.phases = phases_of(problem.offers)
         self.loads = [self._serve(w, scenario) for w, scenario in enumerate(problem.scenarios)]
         self._move_kv()
@@ -91,21 +92,21 @@ class _Model:
     def _serve(self, w: int, scenario: Scenario) -> list[dict[int, Any]]:
         """Give a scenario's requests to replicas, in each phase; returns, by bucket, the amount of each offer."""
         offers, buckets = self.problem.offers, range(len(scenario.arrivals))
-        amounts = [
-            {i: self.program.number(f"x_{w}_{b}_{i}") for i, o in enumerate(offers) if o.rates[b] > 0} for b in buckets
-        ]
+        phases = dict([next(iter(self.phases.items()))]) if scenario.prompts else self.phases
+        rates = [o.prompt_rates if scenario.prompts else o.rates for o in offers]
+        amounts = [{i: self.program.number(f"x_{w}_{b}_{i}") for i, r in enumerate(rates) if r[b] > 0} for b in buckets]
         shed = [self.program.number(f"shed_{w}_{b}", 0, scenario.arrivals[b]) for b in buckets]
         self.program.require(total(shed) <= scenario.allowed, f"allowed_{w}")
-        for phase, mine in self.phases.items():
+        for phase, mine in phases.items():
             able = {self.number[offer.name] for offer in mine}
             for b in buckets:
                 done = total(x for i, x in amounts[b].items() if i in able)
                 self.program.require(done + shed[b] >= scenario.arrivals[b] * self.served, f"load_{w}_{b}_{phase}")
         for i, offer in enumerate(offers):
             own = [(b, amounts[b][i]) for b in buckets if i in amounts[b]]
-            busy = total(1 / offer.rates[b] * x for b, x in own)
+            busy = total(1 / rates[i][b] * x for b, x in own)
             self.program.require(busy <= scenario.seconds * self.counts[offer.name], f"busy_{w}_{i}")
-            if offer.kv_tokens < inf and any(offer.resident):
+            if offer.kv_tokens < inf and any(offer.resident) and not scenario.prompts:
                 held = total(offer.resident[b] * x for b, x in own)  # Little's law
                 room = scenario.seconds * offer.kv_tokens * self.counts[offer.name]
                 self.program.require(held <= room, f"kv_{w}_{i}")
@@ -150,9 +151,7 @@ class _Model:
 
     def _carry(self) -> None:
         """What the replicas carry of the trace, prompts and decodes, with some of them lost or slower than thought."""
-        whole, rates = self.problem.scenarios[0], self.problem.rates
-        in_time = sum(whole.arrivals) / (sum(rates) * whole.seconds)  # the last ones may end after the trace
-        needed = (1 - self.problem.allowed) * in_time * self.served
+        needed = self.problem.needed * self.served
         for i, offer in enumerate(self.problem.offers if self.problem.spare else ()):
             used = self.program.count(f"used_{i}", 0, 1)
             self.program.require(self.counts[offer.name] <= offer.most * used, f"used_{i}")
@@ -227,26 +226,29 @@ class _Model:
         return total(terms)
 
     def more_than(self, counts: Counts) -> None:
-        """A fleet that missed the SLO would miss it with less, too: some offer must have more replicas."""
-        tag = "_".join(str(counts.get(offer.name, 0)) for offer in self.problem.offers)
+        """A fleet that missed the SLO would miss it with less, or with lesser replicas, too.
+
+        A fleet is no more than that where each replica has a partner of its own there that is at least as good. By
+        Hall's theorem none can be left out if of some offers there are more than all of their partners together.
+        """
+        as_good = {offer.name: self.problem.as_good(offer.name) for offer in self.problem.offers}
         more = []
-        for i, offer in enumerate(self.problem.offers):
-            least = counts.get(offer.name, 0) + 1
-            if least <= offer.most:
-                more.append(self._at_least(i, offer, least))
-        self.program.require(total(more) >= 1, f"cut_{tag}")
+        for size in range(len(counts) + 1):
+            for partners in map(frozenset, combinations(counts, size)):
+                mine = [name for name, better in as_good.items() if better & counts.keys() <= partners]
+                more += self._at_least(mine, sum(counts[name] for name in partners) + 1)
+        self.program.require(total(more) >= 1, f"cut_{self._tag(counts)}")
 
     def other_than(self, counts: Counts) -> None:
         """Not this fleet again: some offer has more replicas, or fewer."""
         most = {offer.name: offer.most for offer in self.problem.offers}
         if any(n > most.get(name, 0) for name, n in counts.items()):
             return  # there is no such fleet
-        tag = "_".join(str(counts.get(offer.name, 0)) for offer in self.problem.offers)
+        tag = self._tag(counts)
         changed = []
         for i, offer in enumerate(self.problem.offers):
             now = counts.get(offer.name, 0)
-            if now < offer.most:
-                changed.append(self._at_least(i, offer, now + 1))
+            changed += self._at_least([offer.name], now + 1)
             if now:
                 fewer = self.program.count(f"fewer_{tag}_{i}", 0, 1)
                 n = self.counts[offer.name]
@@ -254,14 +256,21 @@ class _Model:
                 changed.append(fewer)
         self.program.require(total(changed) >= 1, f"other_{tag}")
 
-    def _at_least(self, i: int, offer: Offer, least: int) -> Any:
-        """A binary that may be 1 only where the offer has `least` replicas."""
-        name = f"least_{i}_{least}"
-        known = self.program.variables.get(name)
-        if known is None:
-            known = self.program.count(name, 0, 1)
-            self.program.require(self.counts[offer.name] >= least * known, name)
-        return known
+    def _at_least(self, names: Sequence[str], least: int) -> list[Any]:
+        """A binary that may be 1 only where there are `least` replicas of these offers; none where that cannot be."""
+        numbers = [self.number[name] for name in names]
+        if sum(self.problem.offers[i].most for i in numbers) < least:
+            return []
+        key = (*numbers, least)
+        if key not in self._least:
+            tag = f"least_{len(self._least)}"
+            self._least[key] = self.program.count(tag, 0, 1)
+            n = total(self.counts[name] for name in names)
+            self.program.require(n >= least * self._least[key], tag)
+        return [self._least[key]]
+
+    def _tag(self, counts: Counts) -> str:
+        return "_".join(str(counts.get(offer.name, 0)) for offer in self.problem.offers)
 
     def fleet(self, outcome: Outcome) -> Fleet:
         """The solution, read back."""

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from .candidates import Candidate, Rejected, fleet_plan
+from .demand import needed, scenarios
+from .dominance import better_of
 from .judge import Verdict
 from .parallel import Point, prefetch
 from .points import Capacity, Interval, Isolated, Smooth, smooth_of
-from .problem import Counts, Goal, Misses, Offer, Problem, Scenario
+from .problem import Counts, Goal, Misses, Offer, Problem
 from .promise import lower_hull
 from .targets import misses_phase, rare
 from .transfers import Closed, closed_pairs, without
@@ -28,7 +30,8 @@ _BURSTS = 0.8  # of its smooth rate that a replica is thought to carry under bur
 class Known:
     """What is known of a candidate.
 
-    top : requests/s with a full queue. rates : the same by bucket, 0 where the SLO excludes the bucket.
+    top : requests/s with a full queue. rates, prompt_rates : the same by bucket, of requests and of prompts alone; 0
+    where the SLO excludes the bucket.
     isolated : by bucket, its requests alone. rate : of the trace, requests/s. busy_watts : with a full queue, 0 where
     unknown. probes : of the smooth rate.
     pooled : share of the trace that a replica carries, by replicas of its pool. alone : fleets of this type only, by
@@ -38,6 +41,7 @@ class Known:
     candidate: Candidate
     top: float
     rates: list[float]
+    prompt_rates: list[float]
     isolated: list[Isolated]
     rate: float
     busy_watts: float
@@ -98,14 +102,27 @@ class Market:
         ]
         able = [candidate for candidate in candidates if not all(i.missed for i in isolated[candidate.name])]
         full = {candidate.name: _full_queues(candidate, isolated[candidate.name]) for candidate in able}
-        prefetch(self.capacity, _families([("saturated", queue) for queues in full.values() for queue in queues]))
+        points: list[Point] = [("saturated", queue) for queues in full.values() for queue in queues]
+        points += [("prompts", queue) for c in able if c.role == "mixed" for queue in _served_apart(full[c.name])]
+        prefetch(self.capacity, _families(points))
+        figures = {c.name: (c.pace, (c.kv_tokens, c.inside, c.network)) for c in able}
+        self._better = better_of(figures)
+        attention = max((c.pace.attention for c in able), default=0.0)
+        self._scenarios = scenarios(self.workload, capacity.targets, attention)
+        self._needed = needed(self.workload, capacity.targets, attention)
         self.known = {candidate.name: self._survey(candidate, isolated[candidate.name]) for candidate in able}
 
     def _survey(self, candidate: Candidate, isolated: list[Isolated]) -> Known:
         """The first look: rates with a full queue."""
-        top, *others = (self.capacity.saturated(*queue) for queue in _full_queues(candidate, isolated))
-        rates = [0.0 if i.missed else others.pop(0) for i in isolated] if others else [top]
-        return Known(candidate, top, rates, isolated, self.workload.rate, self.capacity.busy_watts(candidate))
+        queues = _full_queues(candidate, isolated)
+        top, *others = (self.capacity.saturated(*queue) for queue in queues)
+        rates = _by_bucket(others or [top], isolated)
+        prompts = {"mixed": [], "prefill": rates, "decode": [0.0 for _ in rates]}[candidate.role]
+        alone = [self.capacity.prompts(*queue) for queue in (() if prompts else _served_apart(queues))]
+        return Known(
+            candidate, top, rates, prompts or _by_bucket(alone, isolated), isolated, self.workload.rate,
+            self.capacity.busy_watts(candidate),
+        )  # fmt: skip
 
     def refine(self, names: Iterable[str]) -> bool:
         """Try another smooth rate of each of these; False where all are known well enough."""
@@ -210,20 +227,14 @@ class Market:
     def problem(self, cuts: list[Counts]) -> Problem:
         """The program with what is known now."""
         inventory, targets = self.inventory, self.capacity.targets
-        ttft, tpot, e2el = (targets.limit(metric) for metric in ("ttft", "tpot", "e2el"))
-        late = min(e2el, ttft + tpot * float(self.workload.table.output_tokens.max()))
-        windows, bad = self.workload.windows, targets.allowed() * targets.requests
-        scenarios = [
-            Scenario(w.name, w.seconds + (late if late < inf else 0.0), tuple(map(float, w.arrivals)), bad)
-            for w in (windows if late < inf else windows[:1])
-        ]
         stock = {gpu: (stock.count, inventory.node_size(gpu)) for gpu, stock in inventory.gpus.items()}
         zones = {gpu: stock.zone for gpu, stock in inventory.gpus.items() if stock.zone}
         links = {ends: link.bandwidth for ends, link in inventory.zone_pairs().items()}
         problem = Problem(
-            tuple(self._offer(known) for known in self.known.values()), tuple(scenarios), stock, self.goal,
+            tuple(self._offer(known) for known in self.known.values()), self._scenarios, stock, self.goal,
             inventory.budget_per_hour or inf, inventory.spare, inventory.electricity_per_kwh, zones, links,
-            cuts=tuple(cuts), robust=(inventory.uncertainty, inventory.uncertain_kinds), allowed=targets.allowed(),
+            cuts=tuple(cuts), better=self._better, robust=(inventory.uncertainty, inventory.uncertain_kinds),
+            needed=self._needed,
             rare={o.text: rare(o) for o in targets.local(1).slo.objectives},
             rates=tuple(share * self.workload.rate for share in self.workload.shares),
         )  # fmt: skip
@@ -237,7 +248,7 @@ class Market:
         sent = [c.kv.request_bytes(round(tokens)) for tokens in self.workload.mean_prompts]
         return Offer(
             c.name, c.gpu, c.gpus, c.usd_per_hour, c.most, tuple(known.rates), known.share, self._late(known),
-            group=c.pool.tensor_parallel_size, role=c.pool.role,
+            tuple(known.prompt_rates), group=c.pool.tensor_parallel_size, role=c.pool.role,
             kv_tokens=float(c.kv_tokens), resident=tuple(i.token_seconds for i in known.isolated),
             kv_format=c.pool.kv_cache_dtype, kv_bytes=tuple(sent), idle_watts=c.idle_watts or 0.0,
             busy_watts=known.busy_watts, inside=c.inside, network=c.network,
@@ -248,6 +259,17 @@ def _full_queues(candidate: Candidate, isolated: list[Isolated]) -> list[tuple[A
     """What is asked of a candidate first: all requests together, and each bucket that it can serve."""
     buckets = [b for b, i in enumerate(isolated) if not i.missed] if len(isolated) > 1 else []
     return [(candidate,), *((candidate, bucket) for bucket in buckets)]
+
+
+def _by_bucket(rates: Sequence[float], isolated: Sequence[Isolated]) -> list[float]:
+    """Of each bucket; 0 where the SLO excludes it."""
+    given = iter(rates)
+    return [0.0 if i.missed else next(given) for i in isolated]
+
+
+def _served_apart(queues: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Those of single buckets, or the one of all requests where there is but one bucket."""
+    return queues[1:] or queues
 
 
 def _families(points: Iterable[Point]) -> list[list[Point]]:

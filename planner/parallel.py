@@ -12,7 +12,8 @@ from typing import Any, Literal
 from .judge import Judge
 from .points import Capacity
 
-Point = tuple[Literal["alone", "saturated", "at_rate", "replay"], tuple[Any, ...]]  # of `Capacity`, with arguments
+Method = Literal["alone", "saturated", "prompts", "at_rate", "replay"]
+Point = tuple[Method, tuple[Any, ...]]  # of `Capacity`, with arguments
 
 
 def prefetch(capacity: Capacity, jobs: Sequence[Sequence[Point]]) -> None:

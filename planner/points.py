@@ -98,21 +98,36 @@ class Capacity:
         return found
 
     def saturated(self, candidate: Candidate, bucket: int | None = None) -> float:
-        """Requests/s of one replica with a full queue; from two amounts of work, so that ends do not count."""
+        """Requests/s of one replica with a full queue."""
         few, many = self._full_queue(candidate, bucket)
-        seconds = many.requests / many.throughput - few.requests / few.throughput
-        return (many.requests - few.requests) / max(seconds, 1e-9)
+        return (many.requests - few.requests) / _between(few, many)
+
+    def prompts(self, candidate: Candidate, bucket: int | None = None) -> float:
+        """Requests/s of which one replica computes the prompts, with a full queue of these alone.
+
+        Prompts alone vary less than what decodes beside them: a third of the sample will do.
+        """
+        table = _phase(self._sample(bucket), "prefill")
+        few, many = len(table) // 9, len(table) // 3
+        average = float(table.prompt_tokens[few:many].sum() / table.prompt_tokens.mean())
+        return average / _between(*self._drained(candidate, table, few, many))
 
     def busy_watts(self, candidate: Candidate) -> float:
         """What one replica draws with a full queue; 0 where nobody knows."""
         return self._full_queue(candidate, None)[1].busy_watts.get(_TESTED, 0.0)
 
     def _full_queue(self, candidate: Candidate, bucket: int | None) -> tuple[Verdict, Verdict]:
-        table = self.workload.sample(self.judge.seed, None if bucket is None else [bucket])
-        table = _phase(table, candidate.role)
+        table = _phase(self._sample(bucket), candidate.role)
+        return self._drained(candidate, table, len(table) // 3, len(table))
+
+    def _sample(self, bucket: int | None) -> RequestTable:
+        return self.workload.sample(self.judge.seed, None if bucket is None else [bucket])
+
+    def _drained(self, candidate: Candidate, table: RequestTable, few: int, many: int) -> tuple[Verdict, Verdict]:
+        """Two amounts of work that are there at once: what one takes more than the other has no ends."""
         plan, anything = self._plan(candidate), Targets(SLO({}, {}, ()), len(table))
-        few, many = (table.take(slice(0, n)) for n in (len(table) // 3, len(table)))
-        return self.judge.sample(plan, few, anything), self.judge.sample(plan, many, anything)
+        first, second = (self.judge.sample(plan, table.take(slice(0, n)), anything) for n in (few, many))
+        return first, second
 
     def at_rate(self, candidate: Candidate, served: Sequence[int], rate: float) -> Verdict:
         """One replica under evenly spaced requests of some buckets."""
@@ -145,6 +160,11 @@ class Capacity:
         helpers = replace(pool, name="helpers", role="prefill", replicas=_HELPERS)
         free = {"bandwidth": _NO_LIMIT, "latency": 0.0}
         return fleet_plan(self.inventory, [helpers, pool], links={"link": free, "network": free})
+
+
+def _between(few: Verdict, many: Verdict) -> float:
+    """Seconds that one run took longer than the other."""
+    return max(many.requests / many.throughput - few.requests / few.throughput, 1e-9)
 
 
 def _phase(table: RequestTable, role: str) -> RequestTable:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Literal
 
+from .dominance import Better
+
 Goal = Literal["cost", "energy"]
 Aim = Literal["price", "promise", "goodput", "served"]
 Counts = dict[str, int]  # replicas by offer
@@ -20,6 +22,7 @@ class Offer:
 
     gpu, gpus : what a replica takes; group : GPUs that must share a node. usd_per_hour, idle_watts, busy_watts : of a
     replica. rates : requests/s of each bucket that a replica gets done at best; 0 where the SLO excludes the bucket.
+    prompt_rates : the same of their prompts alone.
     share : of the whole trace that a replica carries at best, within the SLO. late : by objective, lines whose
     maximum is thought to be the requests/s beyond its limit, by the requests/s that a replica gets.
     kv_tokens : room of a replica.
@@ -37,6 +40,7 @@ class Offer:
     rates: tuple[float, ...]
     share: float
     late: Misses = ()
+    prompt_rates: tuple[float, ...] = ()
     group: int = 1
     role: Literal["mixed", "prefill", "decode"] = "mixed"
     kv_tokens: float = inf
@@ -55,14 +59,14 @@ class Offer:
 
 @dataclass(frozen=True)
 class Scenario:
-    """Load that must be done in some seconds. arrivals : requests by bucket; `allowed` of them may fail."""
+    """Load that must be done in some seconds. arrivals : requests by bucket; `allowed` of them may fail. prompts : only
+    their prompts must be computed."""
 
     name: str
     seconds: float
     arrivals: tuple[float, ...]
     allowed: float = 0.0
-    rare: Mapping[str, float] = field(default_factory=dict)
-    rates: tuple[float, ...] = ()
+    prompts: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,10 +75,11 @@ class Problem:
 
     scenarios : the first is the whole trace. stock : GPUs and GPUs a node, by kind. zones : by kind; KV cache moves
     within a zone, or over `links`: bytes/s from zone to zone. Zones that prompts cannot leave for one where replicas
-    decode compute none. closed : pairs of offers, and a bucket that they cannot
-    serve together. cuts : fleets that missed the SLO: something must be added.
-    allowed, rare : share of the requests that may miss their limits, in all and by objective. rates : requests/s on
-    average, by bucket.
+    decode compute none. closed : pairs of offers, and a bucket that they cannot serve together.
+    cuts : fleets that missed the SLO: something must be added. better : by offer, which ones are at least as good,
+    itself too, so that cuts hold for fleets of lesser ones; where it is not given, only itself.
+    needed : share of the trace that must keep its limits in its time. rare : share of the requests that may miss them,
+    by objective. rates : requests/s on average, by bucket.
     robust : share by which capacities may fall short, for so many offers at once (Bertsimas and Sim, 2004).
     """
 
@@ -89,8 +94,9 @@ class Problem:
     links: Mapping[tuple[str, str], float] = field(default_factory=dict)
     closed: frozenset[tuple[str, str, int]] = frozenset()
     cuts: tuple[Counts, ...] = ()
+    better: Better = field(default_factory=dict)
     robust: tuple[float, int] = (0.0, 0)
-    allowed: float = 0.0
+    needed: float = 1.0
     rare: Mapping[str, float] = field(default_factory=dict)
     rates: tuple[float, ...] = ()
 
@@ -98,6 +104,10 @@ class Problem:
     def powered(self) -> bool:
         """Whether power is part of a fleet's price."""
         return self.goal == "energy" or self.electricity_per_kwh > 0
+
+    def as_good(self, name: str) -> frozenset[str]:
+        """The offers that are at least as good as one, itself too."""
+        return self.better.get(name, frozenset((name,)))
 
     def least_price(self, offer: Offer) -> float:
         """What a replica adds to a fleet's price, even if it does nothing."""
@@ -108,14 +118,16 @@ class Problem:
 def undominated(problem: Problem, replayed: Sequence[Counts]) -> Problem:
     """`problem` without offers that another one replaces at the same price, at least as fast for every bucket.
 
-    Not one of fleets that were replayed: what they missed the other might keep. Whoever stays gets the largest KV cache
-    of those it stands for, so that a bound remains one.
+    Not one of fleets that were replayed, nor one that is cut where these are not: what it misses the other might keep.
+    Whoever stays gets the largest KV cache of those it stands for, so that a bound remains one.
     """
-    tried = {name for counts in (*problem.cuts, *replayed) for name in counts}
+    tried = {name for counts in replayed for name in counts}
+    cut = {name for counts in problem.cuts for name in counts}
     kept: list[Offer] = []
     for offer in sorted(problem.offers, key=lambda o: -o.share):
         for k, other in enumerate(kept):
-            if other.name not in tried and _stands_for(other, offer, problem.powered):
+            cut_as_well = problem.as_good(other.name) & cut <= problem.as_good(offer.name)
+            if other.name not in tried and cut_as_well and _stands_for(other, offer, problem.powered):
                 kept[k] = replace(other, kv_tokens=max(other.kv_tokens, offer.kv_tokens))
                 break
         else:
@@ -127,7 +139,8 @@ def _stands_for(one: Offer, other: Offer, powered: bool) -> bool:
     """Whether a program has no need of `other`; what was measured more closely stays."""
     same = ("gpu", "gpus", "group", "role", "kv_format", "usd_per_hour", "network")
     alike = all(getattr(one, name) == getattr(other, name) for name in same)
-    if not alike or other.late or any(a < b for a, b in zip(one.rates, other.rates, strict=True)):
+    faster = zip((*one.rates, *one.prompt_rates), (*other.rates, *other.prompt_rates), strict=True)
+    if not alike or other.late or any(a < b for a, b in faster):
         return False
     served = [bucket for bucket, rate in enumerate(other.rates) if rate]
     frugal = one.idle_watts <= other.idle_watts and all(

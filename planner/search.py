@@ -30,6 +30,8 @@ _STEP = 1e-6  # share of the price by which a cheaper fleet must be cheaper
 _HOPELESS = 0.75  # of the load, or of what the best fleet is thought to carry: less is not replayed
 _NEAR = 2.0  # times the misses that may be: chance decides, and a smaller fleet with another routing may do
 _PATIENCE = 7  # promising fleets that may miss one after the other
+_NONE_LEFT = "no cheaper fleet is left in the relaxed model"
+_IDLE = 6  # fleets that may miss one after the other without raising the bound
 _DEMANDS = (1.05, 1.25, 1.5, 2.0)  # of the load, for a first fleet where no single type will do
 
 
@@ -91,13 +93,15 @@ class Search:
         stopped = ""
         while not stopped:
             stopped = self._step()
-            if stopped and self._trim():
+            if stopped and (self._trim() or self._disprove()):
                 stopped = ""
         relaxation = self._solve()
         bound = self._best.price if self._best else inf
         outcome = relaxation.outcome if isinstance(relaxation, Fleet) else relaxation
         if outcome.status != "infeasible":
             bound = min(bound, outcome.bound or 0.0)
+        if self._best and bound >= self._best.price * (1 - _STEP):
+            stopped = _NONE_LEFT
         tried = sorted(self._tried.values(), key=lambda t: (t.price, t.name))
         return Found(self._best, bound, tried, self.market.rejected, stopped, relaxation, self.problem())
 
@@ -119,14 +123,14 @@ class Search:
         if not isinstance(answer, Fleet):
             if answer.status == "time limit":
                 return "the program's time limit"
-            return "no cheaper fleet is left in the relaxed model" if self._best else "infeasible"
+            return _NONE_LEFT if self._best else "infeasible"
         if self._learn(answer):
             return ""
         if self._best is None:
             return "" if self._first() else "no fleet met the SLO"
         bound = answer.outcome.bound or 0.0
         if bound >= self._best.price * (1 - _STEP):
-            return "no cheaper fleet is left in the relaxed model"
+            return _NONE_LEFT
         if relative_gap(self._best.price, bound) <= self._gap:
             return f"the gap is at most {self._gap:.1%}"
         return self._cheaper(bound, self._best.price)
@@ -139,6 +143,20 @@ class Search:
             if fewer and self.complete(fewer):
                 self.attempt({key: value for key, value in fewer.items() if value})
         return self._best is not before
+
+    def _disprove(self) -> bool:
+        """Replay the cheapest fleets of the model, whatever they promise: most miss within few requests, and with each
+        cut the bound may rise. Whether one of them met the SLO."""
+        best, low, idle = self._best, 0.0, 0
+        while best and self._best is best and self._left and idle < _IDLE:
+            answer = self._solve()
+            bound = answer.outcome.bound or 0.0 if isinstance(answer, Fleet) else inf
+            if not isinstance(answer, Fleet) or bound >= best.price * (1 - max(self._gap, _STEP)):
+                break
+            idle = idle + 1 if bound <= low * (1 + _STEP) else 0
+            low = bound
+            self.attempt(answer.counts)
+        return self._best is not best
 
     def complete(self, counts: Counts) -> bool:
         """Whether it serves requests, with nobody who would have nothing to do or no way to hand over."""

@@ -1,4 +1,4 @@
-"""A trace as the planner's programs see it: buckets of prompt lengths, busy windows, and samples of it."""
+"""A trace as the planner's programs see it: buckets of prompt lengths, and samples of it."""
 
 from __future__ import annotations
 
@@ -13,21 +13,7 @@ from ..traces.streams import Stream
 from ..traces.table import RequestTable
 
 _QUANTILES = (0.5, 0.9)  # of prompt lengths, between the buckets
-_WINDOWS = (60.0, 300.0, 1800.0)  # seconds
 _SAMPLED = (200, 800)  # requests of a capacity sample: a fifth of the trace within these
-
-
-@dataclass(frozen=True)
-class Window:
-    """A stretch of the trace. arrivals : requests by bucket."""
-
-    start: float
-    seconds: float
-    arrivals: tuple[int, ...]
-
-    @property
-    def name(self) -> str:
-        return f"{self.seconds:g} s from {self.start:g} s"
 
 
 @dataclass(frozen=True)
@@ -53,6 +39,11 @@ class Workload:
         """Seconds from the first to the last arrival."""
         return float(self.table.arrival[-1] - self.table.arrival[0])
 
+    @property
+    def computed(self) -> NDArray[np.int64]:
+        """Prompt tokens of each request that must be computed."""
+        return self.table.prompt_tokens
+
     @cached_property
     def mean_prompts(self) -> list[float]:
         """Prompt tokens on average, by bucket."""
@@ -64,26 +55,6 @@ class Workload:
     def rate(self) -> float:
         """Requests/s on average."""
         return len(self.table) / self.span if self.span else float("inf")
-
-    @cached_property
-    def windows(self) -> list[Window]:
-        """The whole trace, and its stretches of some lengths that bring the most requests and the most tokens."""
-        arrival = self.table.arrival
-        found = {Window(float(arrival[0]), self.span, self._count(0, len(self.table)))}
-        tokens = (self.table.prompt_tokens + self.table.output_tokens).astype(float)
-        for seconds in _WINDOWS:
-            if seconds >= self.span:
-                continue
-            ends = np.searchsorted(arrival, arrival + seconds)
-            for weight in (np.ones(len(arrival)), tokens):
-                total = np.concatenate([[0.0], np.cumsum(weight)])
-                first = int(np.argmax(total[ends] - total[: len(arrival)]))
-                found.add(Window(float(arrival[first]), seconds, self._count(first, int(ends[first]))))
-        return sorted(found, key=lambda window: (-window.seconds, window.start))
-
-    def _count(self, first: int, last: int) -> tuple[int, ...]:
-        counts: list[int] = np.bincount(self.bucket[first:last], minlength=len(self.shares)).tolist()
-        return tuple(counts)
 
     def sample(self, seed: int, buckets: Sequence[int] | None = None) -> RequestTable:
         """Requests from the trace, or from some buckets, in random order without their arrivals (all 0).

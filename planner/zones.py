@@ -21,7 +21,8 @@ def add_zones(
     _keep_apart(program, problem, counts)
     if problem.links and any(offer.role == "prefill" for offer in problem.offers):
         for w, load in enumerate(loads[1:], 1):
-            _cross(program, problem, w, load)
+            if not problem.scenarios[w].prompts:
+                _cross(program, problem, w, load)
 
 
 def _keep_apart(program: Program, problem: Problem, counts: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from servecast.planner.fleet import Fleet, solve_fleet
 from servecast.planner.milp import SOLVERS, Outcome
-from servecast.planner.problem import Aim, Offer, Problem, Scenario
+from servecast.planner.problem import Aim, Offer, Problem, Scenario, undominated
 from servecast.planner.promise import balance, lower_hull
 
 HOUR = Scenario("trace", 3600.0, (36000.0,))  # 10 requests/s
@@ -122,6 +122,31 @@ def test_a_fleet_that_missed_does_not_come_back_nor_does_less() -> None:
     cut = replace(first, cuts=({"a": 2},))
     assert fleet(cut).counts == {"a": 1, "b": 1}
     assert fleet(replace(first, cuts=({"a": 2, "b": 1},))).price > 2.3
+
+
+def test_a_cut_holds_for_fleets_of_lesser_replicas() -> None:
+    """Two large ones missed: one large and one small would, too, and so would two small ones; three small ones might
+    not. Where nothing is known of small ones, each of them may be what was missing."""
+    known = problem(
+        offer("large", 3.0, 10.0), offer("small", 1.0, 10.0, gpu="a100"), cuts=({"large": 2},),
+        better={"large": frozenset({"large"}), "small": frozenset({"small", "large"})},
+    )  # fmt: skip
+    assert fleet(known).counts == {"small": 3}
+    assert fleet(replace(known, better={})).counts == {"small": 1}
+    assert fleet(replace(known, cuts=({"large": 1, "small": 2},))).counts == {"small": 4}
+    assert fleet(replace(known, cuts=({"small": 4},))).counts == {"large": 1}
+
+
+def test_a_lesser_replica_is_cut_only_with_those_that_it_stands_for() -> None:
+    """`a` is as fast as `b` with a smaller KV cache, so it could stand for it; not once a fleet that rules out only
+    `a` was cut."""
+    two = problem(offer("a", 1.0, 10.0), offer("b", 1.0, 10.0), offer("top", 2.0, 10.0))
+    cut = replace(two, cuts=({"top": 1},), better={"a": frozenset({"a", "top"})})
+    assert {o.name for o in undominated(two, ()).offers} == {"a", "top"}
+    assert {o.name for o in undominated(cut, ()).offers} == {"a", "b", "top"}
+    assert {
+        o.name for o in undominated(replace(cut, better={**cut.better, "b": frozenset({"b", "top"})}), ()).offers
+    } == {"a", "top"}
 
 
 def test_lower_hull_is_below_all_points_and_convex() -> None:
