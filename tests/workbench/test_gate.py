@@ -48,6 +48,7 @@ def test_a_planted_change_regresses_then_fails(gate: Write, capsys: pytest.Captu
     assert main(["slo", "accept", str(path)]) == 0
     assert "new" in capsys.readouterr().out
     assert checked(path, capsys)[0] == 0
+    assert checked(gate({"gpu_clock_mhz": 600}, **keys), capsys)[1]["ttft p90 <= 20s"]["verdict"] == "regress"
     slower = gate({"replicas": 1, "max_num_seqs": 8}, **keys)  # the same trace waits for slots
     code, rows = checked(slower, capsys)
     assert code == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from ...configs.plan import Plan
@@ -18,6 +18,8 @@ from ...sim.report.report import package_version
 from ...sim.report.write import write_bytes
 from .cases import Case
 from .figures import Measured
+
+_CLOCK = ("clocks", "gpu_clock_mhz")  # of a hardware card
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Baseline:
 def cost_model_fingerprint(plan: Plan, deployments: Sequence[Deployment]) -> str:
     """SHA-256, 16 hex digits, of what step times come from: models, devices, host constants, tables.
 
-    Not of how a plan splits or limits an engine: two such plans are what a baseline is there to compare.
+    Not of how a plan splits, limits or clocks an engine: two such plans are what a baseline is there to compare.
     """
     return digest(sorted({json.dumps(_steps(plan, d), sort_keys=True, default=str) for d in deployments}))
 
@@ -48,11 +50,13 @@ def _steps(plan: Plan, d: Deployment) -> list[object]:
     described = dict(d.cost.describe())
     launch = dict(described["launch"])  # type: ignore[call-overload]
     launch.pop("max_cudagraph_capture_size", None)  # follows from max_num_seqs
-    for key in ("parallel", "kv_cache_dtype", "fallback_share", "launch"):
+    for key in ("parallel", "kv_cache_dtype", "fallback_share", "launch", "gpu_clock_mhz"):
         described.pop(key, None)
+    described["label"] = d.cost.label.partition(",")[0]  # without the clock that measured times were scaled to
     cost = d.pool.cost or plan.cost
     tables = "" if cost == ROOFLINE else _files(Path(plan.folder) / Path(cost).expanduser())
-    return [described, launch, digest(d.model), digest(d.hardware), tables]
+    device = {f.name: getattr(d.hardware, f.name) for f in fields(d.hardware) if f.name not in _CLOCK}
+    return [described, launch, digest(d.model), digest({"": "HardwareCard", **device}), tables]
 
 
 def _files(path: Path) -> str:
