@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, inf
 
-from .judge import Verdict
+from .judge import Judge, Verdict
 from .market import Known, Market
+from .parallel import side_by_side
 from .planfile import plan_of
 from .problem import Counts
 from .search import Search
@@ -27,6 +28,20 @@ class Baseline:
     verdict: Verdict
     corrected: Counts | None = None
     corrected_usd_per_hour: float | None = None
+
+
+def simpler_rules(search: Search) -> list[Baseline]:
+    """What each of them finds, from what `search` knows; side by side."""
+    judge, found = search.market.capacity.judge, []
+    for baseline, worker in side_by_side(_apply, [(rule, search.beside()) for rule in RULES]):
+        judge.merge(worker)
+        found += [baseline] if baseline else []
+    return found
+
+
+def _apply(job: tuple[Callable[[Search], Baseline | None], Search]) -> tuple[Baseline | None, Judge]:
+    rule, search = job
+    return rule(search), search.market.capacity.judge
 
 
 def homogeneous(search: Search) -> Baseline | None:
@@ -68,18 +83,19 @@ def _within_slo(market: Market) -> Callable[[Known], float]:
 def _sized(rule: str, search: Search, margins: dict[str, float], rate: Callable[[Known], float]) -> Baseline | None:
     """The cheapest type of each role for the mean rate, then for more of it until the SLO is met."""
     first: Baseline | None = None
-    more = 1.0
+    last, more = Counts(), 1.0
     while more < _MOST:
         fleet: Counts = {}
         for role, margin in margins.items():
             fleet |= _cheapest(search.market, role, more / margin, rate)
         if len(fleet) < len(margins) or not (_in_stock(search.market, fleet) and search.complete(fleet)):
             break
-        found = _replayed(rule, search, fleet)
-        first = first or found
-        if found.verdict.met:
-            return Baseline(rule, first.counts, first.usd_per_hour, first.verdict, fleet, found.usd_per_hour)
-        more *= _MORE
+        if fleet != last:
+            found = _replayed(rule, search, fleet)
+            first = first or found
+            if found.verdict.met:
+                return Baseline(rule, first.counts, first.usd_per_hour, first.verdict, fleet, found.usd_per_hour)
+        last, more = fleet, more * _MORE
     return first
 
 
@@ -118,3 +134,6 @@ def _of_role(market: Market, role: str) -> list[Known]:
 
 def _usd(known: Known, replicas: int | None) -> float:
     return known.candidate.usd_per_hour * replicas if replicas else inf
+
+
+RULES = (homogeneous, closed_form, rate_matched, matched_pair)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil, inf, log, sqrt
@@ -123,6 +124,12 @@ class Market:
             candidate, top, rates, prompts or _by_bucket(alone, isolated), isolated, self.workload.rate,
             self.capacity.busy_watts(candidate),
         )  # fmt: skip
+
+    def beside(self) -> Market:
+        """One that knows the same, with a judge that counts for itself."""
+        twin = copy.copy(self)
+        twin.capacity = replace(self.capacity, judge=self.capacity.judge.worker())
+        return twin
 
     def refine(self, names: Iterable[str]) -> bool:
         """Try another smooth rate of each of these; False where all are known well enough."""

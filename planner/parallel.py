@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from .judge import Judge
 from .points import Capacity
 
+J = TypeVar("J")
+R = TypeVar("R")
 Method = Literal["alone", "saturated", "prompts", "at_rate", "replay"]
 Point = tuple[Method, tuple[Any, ...]]  # of `Capacity`, with arguments
 
@@ -26,9 +28,14 @@ def prefetch(capacity: Capacity, jobs: Sequence[Sequence[Point]]) -> None:
     workers = min(os.cpu_count() or 1, len(missing))
     if workers < 2:
         return
-    with ProcessPoolExecutor(workers) as pool:
-        for worker in pool.map(_simulate, [(replace(capacity, judge=judge.worker()), points) for points in missing]):
-            judge.merge(worker)
+    for worker in side_by_side(_simulate, [(replace(capacity, judge=judge.worker()), points) for points in missing]):
+        judge.merge(worker)
+
+
+def side_by_side(work: Callable[[J], R], jobs: Sequence[J]) -> Iterator[R]:
+    """What `work` makes of each job, in their order, each in a process of its own."""
+    with ProcessPoolExecutor(max(1, min(os.cpu_count() or 1, len(jobs)))) as pool:
+        yield from pool.map(work, jobs)
 
 
 def _simulate(job: tuple[Capacity, Sequence[Point]]) -> Judge:

@@ -15,7 +15,7 @@ from typing import Any
 from ..configs.slo import SLO
 from ..traces.table import RequestTable
 from ..traces.transform import scale_rate
-from . import baselines
+from .baselines import simpler_rules
 from .cache import Cache
 from .candidates import Candidate, Rejected, find_candidates
 from .exhaustive import cheapest, fleets
@@ -182,14 +182,13 @@ def _smooth(known: Known) -> dict[str, float]:
 
 
 def _baselines(search: Search) -> list[dict[str, Any]]:
-    rules = baselines.homogeneous, baselines.closed_form, baselines.rate_matched, baselines.matched_pair
     return [
         {
             "rule": b.rule, "counts": b.counts, "usd_per_hour": b.usd_per_hour, "met": b.verdict.met,
             "missed": b.verdict.missed, "counts_that_meet": b.corrected,
             "usd_per_hour_that_meets": b.corrected_usd_per_hour,
         }
-        for rule in rules if (b := rule(search))
+        for b in simpler_rules(search)
     ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ Optimistic capacities make the program's answer a bound on the price in its capa
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -104,6 +105,12 @@ class Search:
             stopped = _NONE_LEFT
         tried = sorted(self._tried.values(), key=lambda t: (t.price, t.name))
         return Found(self._best, bound, tried, self.market.rejected, stopped, relaxation, self.problem())
+
+    def beside(self) -> Search:
+        """One that knows the same, for another process."""
+        twin = copy.copy(self)
+        twin.market = self.market.beside()
+        return twin
 
     def problem(self) -> Problem:
         """The program with all that is known; see `Market.problem`."""
