@@ -68,6 +68,8 @@ class Objective:
         limit = limit.removesuffix("of offered").rstrip() if metric == "goodput" else limit
         with suppress(ValueError):
             value = float(limit.removesuffix("%")) / (100 if limit.endswith("%") else 1)
+            if metric == "goodput" and not 0 <= value <= 1:
+                raise InputError(key, repr(limit), "a share of the requests, such as 0.99 or 99%")
             if isfinite(value):
                 return cls(text, metric, "", operator, value)
         raise InputError(key, repr(limit), "a number")

@@ -187,13 +187,15 @@ def _words(settings: dict[str, Any]) -> Iterator[str]:
 
 def _max_model_len(inventory: Inventory, table: RequestTable) -> int:
     """Room for the longest request, in steps of 1,024 tokens."""
-    longest = int((table.prompt_tokens + table.output_tokens).max())
-    given = inventory.max_model_len
-    if given is not None and given < longest:
-        found = f"{given}, and the longest request of the trace has {longest} tokens"
+    sizes = table.prompt_tokens + table.output_tokens
+    longest, given = int(sizes.max()), inventory.max_model_len
+    most = given or find_model(inventory.model).max_position_embeddings
+    if most and most < longest:
+        who = "" if given else f", all that {inventory.model} takes"
+        found = f"{most}{who}, and {(sizes > most).sum():,} requests of the trace are longer, up to {longest} tokens"
         raise InputError("max_model_len", found, f"at least {longest}, or a trace without such requests")
     steps = -(-(longest + 1) // 1024) * 1024
-    return given or min(steps, find_model(inventory.model).max_position_embeddings or steps)
+    return given or min(steps, most or steps)
 
 
 def _candidate(gpu: str, pool: Pool, deployment: Deployment, most: int) -> Candidate:

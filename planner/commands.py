@@ -104,7 +104,11 @@ def _search_command(args: argparse.Namespace) -> int:
     try:
         planned = plan_fleet(trace, slo, inventory, options, _progress())
     except InputError as error:
-        keys = {"objectives": args.slo, **{f.name: args.inventory for f in dataclasses.fields(Inventory)}}
+        keys = {
+            "arrival": args.trace,
+            **dict.fromkeys(("objectives", "goodput", "classes"), args.slo),
+            **{f.name: args.inventory for f in dataclasses.fields(Inventory)},
+        }
         place = keys.get(error.where.split(".")[0])
         raise error.at(f"{place}:") if place else error from None
     if args.out:

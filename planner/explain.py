@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
 
+from .candidates import Rejected
 from .fleet import Fleet, solve_fleet
 from .market import Market
 from .problem import Problem
 from .search import Found, Search, Tried
 from .zones import too_slow, what_links_are_worth
 
+_NAMED = 3  # kinds of replicas with the same reason
 
-def explain(found: Found, search: Search) -> list[str]:
-    """Sentences, most important first."""
+
+def explain(found: Found, search: Search, rejected: Sequence[Rejected]) -> list[str]:
+    """Sentences, most important first. rejected : kinds of replicas that are out, of which a failure tells."""
     if found.best is None:
-        return infeasible(found, search)
+        return [*_infeasible(found, search), *_ruled_out(rejected)]
     problem = found.problem
     return [
         *_best(found), *_next_cheaper(found), *_fewer(found.best, search), *_links(problem), *_binding(problem, search)
@@ -95,24 +99,39 @@ def _binding(problem: Problem, search: Search) -> list[str]:
     return [f"in the relaxation, {line}" for line in lines]
 
 
-def infeasible(found: Found, search: Search) -> list[str]:
+def _infeasible(found: Found, search: Search) -> list[str]:
     """The binding reason in words and numbers."""
     market = search.market
     if not market.known:
-        return ["no kind of replica is left", *(f"{r.name}: {r.reason}" for r in found.rejected)]
+        return ["no kind of replica is left"]
     problem = replace(found.problem, cuts=())
-    lines = [_room(problem, market, search), *_links(problem)]
-    if problem.budget < inf:
-        free = solve_fleet(replace(problem, budget=inf), solver=search.solver)
-        if isinstance(free, Fleet):
-            lines.append(
-                f"the budget of ${problem.budget:.2f}/h binds: ${free.usd_per_hour:.2f}/h at least would be needed"
-            )
+    lines = [_room(replace(problem, budget=inf, spare=0), market, search), *_links(problem)]
+    binding = {
+        f"the budget of ${problem.budget:.2f}/h binds": replace(problem, budget=inf),
+        f"{problem.spare} to spare of each kind bind": replace(problem, spare=0),
+    }
+    for what, free in binding.items():
+        cheapest = solve_fleet(free, solver=search.solver) if free != problem else None
+        if isinstance(cheapest, Fleet):
+            lines.append(f"{what}: ${cheapest.usd_per_hour:.2f}/h at least would be needed without")
     if found.tried:
         most = max(found.tried, key=lambda tried: -tried.verdict.beyond)
-        lines.append(f"the fleet that came closest, {most.name}, misses {most.verdict.missed}")
-    lines += [f"{r.name}: {r.reason}" for r in found.rejected]
+        lines.append(
+            f"no fleet that was replayed met the SLO; {most.name} came closest and misses {most.verdict.missed}"
+        )
     return lines
+
+
+def _ruled_out(rejected: Sequence[Rejected]) -> list[str]:
+    """Kinds of replicas by the reason why they are out."""
+    names: dict[str, list[str]] = {}
+    for kind in rejected:
+        names.setdefault(kind.reason, []).append(kind.name)
+    shown = {reason: ", ".join(these[:_NAMED]) for reason, these in names.items()}
+    more = {
+        reason: f" and {len(these) - _NAMED} more" if len(these) > _NAMED else "" for reason, these in names.items()
+    }
+    return [f"{shown[reason]}{more[reason]}: {reason}" for reason in names]
 
 
 def _room(problem: Problem, market: Market, search: Search) -> str:
@@ -124,4 +143,4 @@ def _room(problem: Problem, market: Market, search: Search) -> str:
         return "no replica that can be rented serves any of the load"
     if best.served < 1:
         return f"all of the inventory carries {best.served:.0%} of the load at best: {names}"
-    return f"the inventory might carry the load ({names}), but no fleet that was replayed met the SLO"
+    return f"the inventory might carry the load: {names}"

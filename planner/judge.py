@@ -94,9 +94,7 @@ class Judge:
             if watch.objective:
                 break
         verdict = replace(_verdict(result, targets), requests=self.requests - before)
-        return (
-            replace(verdict, intervals=intervals(Finished(result), targets.slo, self.seed)) if verdict.met else verdict
-        )
+        return replace(verdict, intervals=intervals(result, targets.slo, self.seed)) if verdict.met else verdict
 
     def sample(self, plan: Plan, table: RequestTable, targets: Targets) -> Verdict:
         """A short simulation, to its end unless an objective is missed by far."""

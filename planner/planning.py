@@ -93,6 +93,7 @@ def _plan_fleet(
 ) -> Planned:
     started = time.monotonic()
     targets = Targets.of(slo, len(table))
+    targets.check_classes(table)
     candidates, rejected = find_candidates(inventory, table)
     judge = Judge(Cache(options.cache), options.seed, log)
 
@@ -138,7 +139,7 @@ def _all(candidates: list[Candidate]) -> list[float]:
 
 
 def _report(found: Found, search: Search, rejected: list[Rejected], options: Options) -> dict[str, Any]:
-    best = found.best
+    best, ruled_out = found.best, [*rejected, *found.rejected]
     return {
         "goal": options.goal,
         "status": "planned" if best else "infeasible",
@@ -148,9 +149,9 @@ def _report(found: Found, search: Search, rejected: list[Rejected], options: Opt
         "gap": found.gap,
         "bound_certifies": "the relaxed capacity model, with cuts from replays",
         "plan": _fleet(best) if best else None,
-        "explanation": explain(found, search),
+        "explanation": explain(found, search, ruled_out),
         "candidates": [_point(search.market, name) for name in search.market.known],
-        "rejected": [dataclasses.asdict(r) for r in [*rejected, *found.rejected]],
+        "rejected": [dataclasses.asdict(r) for r in ruled_out],
         "tried": [_fleet(tried) for tried in found.tried],
     }
 

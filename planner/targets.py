@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from math import ceil, inf
 
 from ..configs.slo import METRICS, SLO, Objective
-from ..errors import InputError
+from ..errors import InputError, unknown_name
 from ..sim.report.metrics import Finished
+from ..traces.table import RequestTable
 
 _BEYOND = 5  # requests that must lie beyond a percentile before it says anything
 _PHASES = {"prefill": ("ttft",), "decode": ("tpot", "itl")}  # what a role can be judged by, without the other one
@@ -27,12 +28,22 @@ class Targets:
         if not any(_per_request(o) for o in slo.objectives):
             found = f"{len(slo.objectives)} objectives, none of them on the latency of requests"
             raise InputError("objectives", found, "at least one, such as `ttft p99 <= 2s` or `goodput >= 99%`")
+        if any(o.metric == "goodput" for o in slo.objectives) and not (slo.limits or any(slo.classes.values())):
+            expected = "limits such as `goodput: {ttft: 2s, tpot: 50ms}`: without any, every request is good"
+            raise InputError("goodput", "no limits, though an objective asks for goodput", expected)
         for objective in slo.objectives:
             rare = 1 - _share(objective)
             if 0 < rare < 1 and requests * rare < _BEYOND:
                 found = f"`{objective.text}` on a trace of {requests} requests: {requests * rare:.3g} lie beyond it"
-                raise InputError("objectives", found, f"{ceil(_BEYOND / rare)} requests, so that {_BEYOND} do")
+                raise InputError("objectives", found, f"{ceil(_BEYOND / rare - 1e-9)} requests, so that {_BEYOND} do")
         return cls(slo, requests)
+
+    def check_classes(self, table: RequestTable) -> None:
+        """Raises `InputError` where the SLO names a class of requests that the trace does not have."""
+        names = table.request_class.names if table.request_class else ()
+        for name in self.slo.classes:
+            if name not in names:
+                raise unknown_name(f"classes.{name}", "request class of this trace", name, names)
 
     def local(self, requests: int) -> Targets:
         """The objectives on latency and goodput, for a part of the trace. Parts that each keep them do so together."""

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import InputError
 from ..traces.streams import Stream
 from ..traces.table import RequestTable
 
@@ -27,7 +28,12 @@ class Workload:
 
     @classmethod
     def of(cls, table: RequestTable, buckets: bool = True) -> Workload:
-        """Cut at the median and the 90th percentile of prompt lengths, or not at all."""
+        """Cut at the median and the 90th percentile of prompt lengths, or not at all.
+
+        Raises `InputError` for requests that all arrive at once: they have no rate.
+        """
+        if table.arrival[0] == table.arrival[-1]:
+            raise InputError("arrival", f"all {len(table)} requests arrive at once", "requests that come over time")
         cuts = np.quantile(table.prompt_tokens, _QUANTILES).astype(int).tolist() if buckets else []
         bounds = tuple(sorted({cut for cut in cuts if cut < int(table.prompt_tokens.max())}))
         bucket = np.searchsorted(bounds, table.prompt_tokens)

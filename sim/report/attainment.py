@@ -20,7 +20,7 @@ def attainment(run: Run, requests: Finished, slo: SLO, figures: dict[str, Any]) 
     request_goodput : good requests a second. goodput_of_offered, goodput_of_completed : shares. limits : for each
     limit of a request how many finished requests missed it and why; objectives : each with its value and verdict.
     """
-    good = _good(run, requests, slo)
+    good = good_requests(run, requests, slo)
     offered, completed = len(requests.all_ends), len(requests)
     result: dict[str, Any] = {
         "request_goodput": float(good.sum()) / figures["duration"] if figures["duration"] else None,
@@ -35,7 +35,8 @@ def attainment(run: Run, requests: Finished, slo: SLO, figures: dict[str, Any]) 
     return result
 
 
-def _good(run: Run, requests: Finished, slo: SLO) -> Any:
+def good_requests(run: Run, requests: Finished, slo: SLO) -> Any:
+    """Which of `requests` keep the limits of their class."""
     labels = run.table.request_class
     codes = labels.codes[requests.rows] if labels else np.full(len(requests.rows), -1)
     names = labels.names if labels else ()
@@ -60,7 +61,7 @@ def _objective(objective: Any, requests: Finished, figures: dict[str, Any], resu
 
 def groups(run: Run, requests: Finished, slo: SLO | None) -> dict[str, dict[str, Any]]:
     """By request class, tenant and model of the trace: counts, latencies and goodput of each."""
-    good = _good(run, requests, slo) if slo else None
+    good = good_requests(run, requests, slo) if slo else None
     result: dict[str, dict[str, Any]] = {}
     for column in GROUPS:
         labels = getattr(run.table, column)

@@ -64,11 +64,31 @@ def test_an_slo_that_no_replica_meets_alone(servecast: Any, files: Path) -> None
     assert "misses the SLO without any other request: tpot p90 <= 1ms (" in done.out
 
 
+def test_what_cannot_be_rented_is_explained(servecast: Any, files: Path) -> None:
+    """Kinds of replicas that no GPU can hold, by their reason; spare replicas that there is no room for."""
+    (files / "inventory.yaml").write_text(INVENTORY.replace("[1]", "[3, 16]"))
+    done = servecast(*words(files))
+    assert done.code == 1
+    assert "h100-tp3-pp1" in done.out and "divisor of 32" in done.out and "takes 16 GPUs, and there are 3" in done.out
+    (files / "inventory.yaml").write_text(INVENTORY.replace("count: 3", "count: 2") + "spare: 3\n")
+    done = servecast(*words(files, "--no-compare"))
+    assert done.code == 1 and "3 to spare of each kind bind" in done.out
+
+
 @pytest.mark.parametrize(
     ("file", "text", "said"),
     [
         ("slo.yaml", "objectives: [ttft p99 <= 1s]\n", "500 requests, so that 5 do"),
         ("slo.yaml", "objectives: []\n", "none of them on the latency"),
+        ("slo.yaml", "objectives: [goodput >= 95%]\n", "every request is good"),
+        ("slo.yaml", "objectives: [goodput >= 95]\n", "a share of the requests"),
+        ("slo.yaml", SLO + "classes: {chat: {ttft: 1s}}\n", "request class of this trace"),
+        ("trace.csv", "arrival,prompt_tokens,output_tokens\n" + "0,9,9\n" * 400, "400 requests arrive at once"),
+        (
+            "inventory.yaml",
+            INVENTORY.replace("llama-3.1-8b", "opt-13b") + "max_model_len: 500\n",
+            "requests of the trace",
+        ),
         ("inventory.yaml", "model: llama-3.1-8b\ngpus: {h100: {count: 0}}\n", "not one GPU in all"),
         ("inventory.yaml", "model: llama-3.1-8b\ngpus: {ascend-910c: {count: 2}}\n", "price_per_hour"),
         ("inventory.yaml", "model: llama-3.1-8b\ngpus: {h10: {count: 2}}\n", "h100"),
