@@ -110,7 +110,7 @@ class Roofline(ComposedCost):
             hardware,
             parallel,
             RooflineTimes(hardware),
-            label="estimated",
+            label="estimated" if hardware.gpu_clock_mhz is None else f"estimated, at {hardware.gpu_clock_mhz} MHz",
             kv_cache_dtype=kv_cache_dtype,
             host=host or HostOverhead(),
             launch=launch,

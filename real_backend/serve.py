@@ -29,7 +29,7 @@ _UNSERVED = (
     "disaggregation", "rebalancer", "retention", "tiers", "scaling", "adapters", "semantic_cache", "kv_borrowing",
     "faults",
 )  # fmt: skip
-_UNSERVED_IN_POOLS = ("prepend_tokens", "attention_workers", "experts", "streams", "techniques")
+_UNSERVED_IN_POOLS = ("prepend_tokens", "attention_workers", "experts", "streams", "techniques", "gpu_clock_mhz")
 
 
 class Server:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from servecast.configs.catalog import find_hardware, find_model
+from servecast.configs.device import HardwareCard
 from servecast.configs.model import Parallelism
 from servecast.costmodels.base import FOREVER, check_piece, seconds
 from servecast.costmodels.mixed import MixedStage
@@ -21,6 +22,7 @@ from servecast.costmodels.uneven import Uneven
 from servecast.errors import InputError
 
 Tables = Callable[..., TableSet]
+H100 = find_hardware("h100")
 HEADS = {"dtype": "bf16", "kv_dtype": "bf16", "heads": 32, "kv_heads": 8, "head_dim": 128, "window": 0}
 
 
@@ -51,7 +53,7 @@ def buckets(rows: list[tuple[float, ...]], default: float = 0.0) -> Uneven:
 def model(tables: Tables) -> Callable[..., MeasuredCost]:
     """Llama-3.1-8B on the made-up kernels, its attention measured in mixed calls."""
 
-    def build(uneven: list[tuple[float, ...]] | None = None) -> MeasuredCost:
+    def build(uneven: list[tuple[float, ...]] | None = None, card: HardwareCard = H100) -> MeasuredCost:
         plain = tables(leave_out=("prefill_attention", "decode_attention"))
         made: dict[str, Any] = {kind: plain.get(kind) for kind in plain.kinds} | {"mixed_attention": mixed_table()}
         if uneven:
@@ -59,7 +61,7 @@ def model(tables: Tables) -> Callable[..., MeasuredCost]:
             columns = {name: np.array(c, float) for name, c in zip(names, zip(*uneven, strict=True), strict=True)}
             made["uneven_decodes"] = make_table("uneven_decodes", {"tp": np.ones(len(uneven)), **columns}, "t")
         found = TableSet(plain.provenance, made, "t")
-        return MeasuredCost(found, find_model("llama-3.1-8b"), find_hardware("h100"), Parallelism())
+        return MeasuredCost(found, find_model("llama-3.1-8b"), card, Parallelism())
 
     return build
 
@@ -120,3 +122,19 @@ def test_buckets_by_their_upper_edges() -> None:
     assert rule.alpha(0, 1, 500, 500, 500, 0) == (0.0, FOREVER)
     with pytest.raises(InputError, match="two rows for the bucket"):
         buckets([(0, 8, 0.5, 1000, 0, 0.1), (0, 8, 0.5, 1000, 0, 0.2)])
+
+
+def test_a_locked_clock_stretches_calls_as_the_roofline_does(model: Callable[..., MeasuredCost]) -> None:
+    """No call is faster at a lower clock, or slower than the clock; at that of the data sheet nothing changes. Prompts
+    make a call slower that decodes alone do not."""
+    uneven = [(0.0, 4.0, 0.0, 0.0, 0.0, 0.5)]
+    clocks = (600, 1000, 1830)
+    for rule in (None, uneven):
+        costs = [model(rule, H100.locked(mhz)) for mhz in clocks]
+        free = model(rule)
+        for chunks, contexts in (((), [900, 1100]), (((2048, 0),), [2000] * 8), (((64, 500), (512, 0)), [300] * 200)):
+            times = [piece(cost, chunks, contexts) for cost in costs]
+            assert times[-1] == piece(free, chunks, contexts)
+            assert times == sorted(times, reverse=True) and times[0] <= times[-1] * 1830 / 600
+            assert (times[0] > 1.5 * times[-1]) == bool(chunks)
+        check_piece(costs[0].stages[0], (), [900, 1100, 400], 300)

@@ -52,7 +52,7 @@ def _steps(plan: Plan, d: Deployment) -> list[object]:
     launch.pop("max_cudagraph_capture_size", None)  # follows from max_num_seqs
     for key in ("parallel", "kv_cache_dtype", "fallback_share", "launch", "gpu_clock_mhz"):
         described.pop(key, None)
-    described["label"] = d.cost.label.partition(",")[0]  # without the clock that measured times were scaled to
+    described["label"] = d.cost.label.partition(",")[0]  # without the clock
     cost = d.pool.cost or plan.cost
     tables = "" if cost == ROOFLINE else _files(Path(plan.folder) / Path(cost).expanduser())
     device = {f.name: getattr(d.hardware, f.name) for f in fields(d.hardware) if f.name not in _CLOCK}
