@@ -128,6 +128,12 @@ class Inventory:
         zones = {stock.zone for stock in self.gpus.values() if stock.zone}
         return fabric_pairs(self.zone_links, "zone_links", "zone of `gpus`", zones)
 
+    @property
+    def may_stay_near(self) -> bool:
+        """Whether prompts may be decoded in the zone where they are computed, as far as the inventory's keys go."""
+        first = self.disaggregation.get("choose") != "arrival" and not self.disaggregation.get("local_prefill_tokens")
+        return first and bool(self.disaggregation.get("near", True)) and "router" not in self.plan
+
     def card(self, gpu: str) -> HardwareCard:
         """Of an entry of `gpus`."""
         hardware = self.gpus[gpu].hardware

@@ -240,8 +240,8 @@ class Market:
         problem = Problem(
             tuple(self._offer(known) for known in self.known.values()), self._scenarios, stock, self.goal,
             inventory.budget_per_hour or inf, inventory.spare, inventory.electricity_per_kwh, zones, links,
-            cuts=tuple(cuts), better=self._better, robust=(inventory.uncertainty, inventory.uncertain_kinds),
-            needed=self._needed,
+            near=inventory.may_stay_near, cuts=tuple(cuts), better=self._better, needed=self._needed,
+            robust=(inventory.uncertainty, inventory.uncertain_kinds),
             rare={o.text: rare(o) for o in targets.local(1).slo.objectives},
             rates=tuple(share * self.workload.rate for share in self.workload.shares),
         )  # fmt: skip

@@ -18,19 +18,21 @@ from .promise import Routing
 
 def values_of(
     inventory: Inventory, fleet: Mapping[Candidate, int], routing: Routing, bounds: Sequence[int],
-    seconds: Mapping[str, float],
+    seconds: Mapping[str, float], near: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """The mapping of a plan file.
 
     routing : share of each bucket of prompt lengths, with the buckets' `bounds`, by instance type. seconds : that a
     request stays on an instance type; a replica that gets `rate` requests/s then holds rate x seconds of them (Little).
+    near : prompts are decoded in the zone where they are computed.
     """
     pools = [replace(candidate.pool, replicas=n) for candidate, n in fleet.items()]
     roles = {candidate.role for candidate in fleet}
     if roles == {"mixed"}:
         return plan_values(inventory, pools, router=_router("mixed", fleet, routing, bounds, seconds))
     first, then = (_router(phase, fleet, routing, bounds, seconds) for phase in ("prefill", "decode"))
-    apart = {"decode_router": then, **({"keep_mixed": True} if "mixed" in roles else {}), **inventory.disaggregation}
+    stay = {"keep_mixed": "mixed" in roles, "near": near}
+    apart = {"decode_router": then, **{key: True for key, on in stay.items() if on}, **inventory.disaggregation}
     return plan_values(inventory, pools, router=first, disaggregation=apart)
 
 

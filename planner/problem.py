@@ -74,8 +74,9 @@ class Problem:
     """goal : what a fleet's price is: USD an hour with electricity, or watts.
 
     scenarios : the first is the whole trace. stock : GPUs and GPUs a node, by kind. zones : by kind; KV cache moves
-    within a zone, or over `links`: bytes/s from zone to zone. Zones that prompts cannot leave for one where replicas
-    decode compute none. closed : pairs of offers, and a bucket that they cannot serve together.
+    within a zone, or over `links`: bytes/s from zone to zone. near : zones that compute prompts and decode may keep to
+    themselves; else prompts go from wherever they are computed to wherever replicas decode, and links lead there.
+    closed : pairs of offers, and a bucket that they cannot serve together.
     cuts : fleets that missed the SLO: something must be added. better : by offer, which ones are at least as good,
     itself too, so that cuts hold for fleets of lesser ones; where it is not given, only itself.
     needed : share of the trace that must keep its limits in its time. rare : share of the requests that may miss them,
@@ -99,6 +100,7 @@ class Problem:
     needed: float = 1.0
     rare: Mapping[str, float] = field(default_factory=dict)
     rates: tuple[float, ...] = ()
+    near: bool = True
 
     @property
     def powered(self) -> bool:

@@ -13,7 +13,9 @@ from typing import Any
 
 from .milp import Program, total
 from .problem import Counts, Offer, Problem, phases_of
+from .zones import add_ways
 
+_GB = 1e9
 Line = tuple[float, float]
 Routing = Sequence[Mapping[tuple[str, str], float]]  # by bucket: share by (phase, offer)
 
@@ -51,6 +53,11 @@ def add_promise(program: Program, problem: Problem, counts: Mapping[str, Any]) -
             amounts[b] |= {(phase, o.name): own[o.name][b] for o in mine if b in own[o.name]}
             served = total(x for (p, _), x in amounts[b].items() if p == phase)
             program.require(served == rate * load, f"promised_{phase}_{b}")
+    if problem.zones:
+        by_offer = [{i: own[o.name][b] for i, o in offers if b in own[o.name]} for b in range(len(problem.rates))]
+        sent = add_ways(program, problem, by_offer, "promised_way")
+        for k, (way, bandwidth) in enumerate(problem.links.items()):
+            program.require(sent[way] <= bandwidth / _GB, f"promised_link_{k}")
     for i, offer in offers:
         through = total(own[offer.name].values())
         busy = total(1 / offer.rates[b] * x for b, x in own[offer.name].items())

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import product
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
 
@@ -26,10 +25,12 @@ from .milp import Outcome, relative_gap
 from .planfile import plan_of, values_of
 from .problem import Aim, Counts, Problem, below, undominated
 from .promise import Routing, balance
+from .zones import connected, stay_near
 
 _STEP = 1e-6  # share of the price by which a cheaper fleet must be cheaper
 _HOPELESS = 0.75  # of the load, or of what the best fleet is thought to carry: less is not replayed
 _NEAR = 2.0  # times the misses that may be: chance decides, and a smaller fleet with another routing may do
+_LITTLE = 0.98  # of what a fleet promises: what zones that keep to themselves may leave of it
 _PATIENCE = 7  # promising fleets that may miss one after the other
 _NONE_LEFT = "no cheaper fleet is left in the relaxed model"
 _IDLE = 6  # fleets that may miss one after the other without raising the bound
@@ -167,12 +168,10 @@ class Search:
 
     def complete(self, counts: Counts) -> bool:
         """Whether it serves requests, with nobody who would have nothing to do or no way to hand over."""
-        members = [self.market.known[name].candidate for name, n in counts.items() if n]
-        roles = {candidate.role for candidate in members}
-        first = {candidate.pool.fabric for candidate in members if candidate.role == "prefill"}
-        then = {candidate.pool.fabric for candidate in members if candidate.role != "prefill"}
-        linked = {*self.market.inventory.zone_pairs(), *((zone, zone) for zone in first)}
-        return bool(roles) and ("prefill" in roles) == ("decode" in roles) and set(product(first, then)) <= linked
+        places, inventory = self._places(counts), self.market.inventory
+        roles = {role for role, _ in places}
+        linked = connected(places, inventory.zone_pairs(), inventory.may_stay_near)
+        return bool(roles) and ("prefill" in roles) == ("decode" in roles) and linked
 
     def _learn(self, answer: Fleet) -> bool:
         """Measure types that `answer` uses; False where nothing is left to measure."""
@@ -254,13 +253,29 @@ class Search:
 
     def route(self, counts: Counts) -> tuple[float, Routing]:
         """What a fleet is thought to carry, and how."""
-        return balance(self.problem(), counts, self.solver)
+        problem = self.problem()
+        return balance(replace(problem, links={}) if self.near(counts) else problem, counts, self.solver)
+
+    def near(self, counts: Counts) -> bool:
+        """Whether a fleet decodes prompts in the zone where they are computed: where it must, or loses nothing."""
+        places, inventory = self._places(counts), self.market.inventory
+        if not (inventory.may_stay_near and stay_near(places)):
+            return False
+        problem = self.problem()
+        apart, together = (balance(p, counts, self.solver)[0] for p in (replace(problem, links={}), problem))
+        return apart >= _LITTLE * together or not connected(places, inventory.zone_pairs(), near=False)
 
     def values(self, counts: Counts) -> dict[str, Any]:
         """The plan of a fleet, with its load balanced over its types."""
         market, members = self.market, self._members(counts)
         seconds = {c.name: market.known[c.name].smooth.seconds for c in members}
-        return values_of(market.inventory, members, self.route(counts)[1], market.workload.bounds, seconds)
+        return values_of(
+            market.inventory, members, self.route(counts)[1], market.workload.bounds, seconds, near=self.near(counts)
+        )
+
+    def _places(self, counts: Counts) -> set[tuple[str, str]]:
+        """Roles and zones of a fleet's replicas."""
+        return {(c.role, c.pool.fabric) for c, n in self._members(counts).items() if n}
 
     def _members(self, counts: Counts) -> dict[Candidate, int]:
         return {self.market.known[name].candidate: n for name, n in sorted(counts.items())}

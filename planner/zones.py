@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from .milp import Program, total
@@ -14,50 +14,80 @@ from .problem import Offer, Problem, zones_of
 _GB = 1e9
 
 
+Place = tuple[str, str]  # role and zone of replicas
+Ways = Collection[tuple[str, str]]  # links
+
+
+def stay_near(places: Collection[Place]) -> bool:
+    """Whether prompts may be decoded where they are computed: every zone that decodes computes prompts, too."""
+    first, then = ({zone for role, zone in places if role == phase} for phase in ("prefill", "decode"))
+    return len(then) > 1 and then <= first and all(role != "mixed" for role, _ in places)
+
+
+def connected(places: Collection[Place], links: Ways, near: bool) -> bool:
+    """Whether all that compute prompts can hand them over. near : those in a zone where some decode do so there."""
+    first = {zone for role, zone in places if role == "prefill"}
+    then = {zone for role, zone in places if role != "prefill"}
+    near = near and stay_near(places)
+    return all(a == b or (a, b) in links or (near and a in then) for a in first for b in then)
+
+
 def add_zones(
     program: Program, problem: Problem, counts: Mapping[str, Any], loads: Sequence[Sequence[Mapping[int, Any]]]
 ) -> None:
     """counts : variables by offer. loads : by scenario and bucket, the requests that each offer gets."""
     _keep_apart(program, problem, counts)
-    if problem.links and any(offer.role == "prefill" for offer in problem.offers):
-        for w, load in enumerate(loads[1:], 1):
-            if not problem.scenarios[w].prompts:
-                _cross(program, problem, w, load)
+    for w, load in enumerate(loads[1:], 1):
+        if problem.scenarios[w].prompts:
+            continue
+        sent = add_ways(program, problem, load, f"way_{w}")
+        for k, (way, bandwidth) in enumerate(problem.links.items()):
+            program.require(sent[way] <= problem.scenarios[w].seconds * bandwidth / _GB, f"link_{w}_{k}")
 
 
 def _keep_apart(program: Program, problem: Problem, counts: Mapping[str, Any]) -> None:
-    """Prompts are computed nowhere from where no link leads to a zone in which somebody decodes."""
-    sides: dict[tuple[bool, str], list[Offer]] = {}
-    for offer in problem.offers:
-        sides.setdefault((offer.role == "prefill", problem.zones[offer.gpu]), []).append(offer)
-    inside = {}
-    for k, (side, offers) in enumerate(sides.items()):
-        inside[side] = program.count(f"zone_{k}", 0, 1)
-        most = sum(offer.most for offer in offers)
-        program.require(total(counts[offer.name] for offer in offers) <= most * inside[side], f"zone_{k}")
-    for k, (first, a) in enumerate(sides):
-        for m, (prefills, b) in enumerate(sides):
-            if first and not prefills and a != b and (a, b) not in problem.links:
-                program.require(inside[first, a] + inside[prefills, b] <= 1, f"apart_{k}_{m}")
+    """Only fleets that are `connected`."""
+    inside: dict[Place, Any] = {}
+    for k, place in enumerate(dict.fromkeys((offer.role, problem.zones[offer.gpu]) for offer in problem.offers)):
+        offers = [offer for offer in problem.offers if _stands(problem, offer, *place)]
+        inside[place] = program.count(f"zone_{k}", 0, 1)
+        there = total(counts[offer.name] for offer in offers)
+        program.require(there <= sum(offer.most for offer in offers) * inside[place], f"zone_{k}_most")
+        program.require(there >= inside[place], f"zone_{k}_least")
+    near = program.count("near", 0, int(problem.near))
+    for k, ((role, zone), here) in enumerate(inside.items()):
+        prompts = inside.get(("prefill", zone), 0) if role == "decode" else 0
+        if role != "prefill":
+            program.require(near + here <= 1 + prompts, f"near_{k}")
+    for k, (first, a) in enumerate(inside):
+        for m, (then, b) in enumerate(inside):
+            if first == "prefill" and then != "prefill" and a != b and (a, b) not in problem.links:
+                both = inside[first, a] + inside[then, b]
+                program.require(both <= 1 + near, f"apart_{k}_{m}")
+                program.require(both <= 1 + inside.get(("decode", a), 0), f"apart_{k}_{m}_near")
 
 
-def _cross(program: Program, problem: Problem, w: int, load: Sequence[Mapping[int, Any]]) -> None:
-    """KV cache from zone to zone in a window, however the replicas of a zone share it."""
+def add_ways(
+    program: Program, problem: Problem, load: Sequence[Mapping[int, Any]], name: str
+) -> dict[tuple[str, str], Any]:
+    """Have KV cache go from zone to zone, however the replicas of a zone share it; returns the GB by (from, to).
+
+    load : by bucket, the requests that each offer gets.
+    """
     zones = sorted(set(problem.zones.values()))
     ways = [(a, b) for a in zones for b in zones if a == b or (a, b) in problem.links]
     sent: dict[tuple[str, str], list[Any]] = {way: [] for way in ways}
     for b, amounts in enumerate(load):
-        size = min(offer.kv_bytes[b] for offer in problem.offers) / _GB
-        flows = {way: program.number(f"way_{w}_{b}_{k}") for k, way in enumerate(ways)}
+        size = min((offer.kv_bytes[b] for offer in problem.offers if offer.kv_bytes), default=0.0) / _GB
+        flows = {way: program.number(f"{name}_{b}_{k}") for k, way in enumerate(ways)}
         for way, flow in flows.items():
             sent[way].append(size * flow)
         for end, role in enumerate(("prefill", "decode")):
             for z, zone in enumerate(zones):
                 mine = (x for i, x in amounts.items() if _stands(problem, problem.offers[i], role, zone))
                 through = total(flow for way, flow in flows.items() if way[end] == zone)
-                program.require(through == total(mine), f"way_{w}_{b}_{role}_{z}")
-    for k, (way, bandwidth) in enumerate(problem.links.items()):
-        program.require(total(sent[way]) <= problem.scenarios[w].seconds * bandwidth / _GB, f"link_{w}_{k}")
+                program.require(through == total(mine), f"{name}_{b}_{role}_{z}")
+    return {way: total(parts) for way, parts in sent.items()}
 
 
 def _stands(problem: Problem, offer: Offer, role: str, zone: str) -> bool:

@@ -36,7 +36,7 @@ from servecast.traces.streams import Stream
 from servecast.traces.table import RequestTable
 
 FAST, SLOW = FabricLink(5e10, 0.001), FabricLink(3e9, 0.001)
-ASKED = ("ttft p90 <= 700ms", "tpot p90 <= 25ms")
+ASKED = ("ttft p90 <= 450ms", "tpot p90 <= 25ms")
 
 
 def lengths(rate: float, requests: int, prompt: int, output: int) -> RequestTable:
@@ -190,15 +190,34 @@ def test_links_must_carry_busy_windows_too() -> None:
 
 
 def test_zones_without_a_link_do_not_hand_over() -> None:
-    """Neither directly, nor side by side: any prompt may go to any replica that decodes."""
+    """Side by side they may, each by itself, if that is allowed and nobody is mixed."""
     assert isinstance(solve_fleet(program(PAIR[0], FAR), solver="highs"), Outcome)
     back = program(PAIR[0], FAR, links={("west", "east"): 1e12})
     assert isinstance(solve_fleet(back, solver="highs"), Outcome)
     few = [replace(o, most=2) for o in (*PAIR, FAR, offer("q", "a100", 1.0, 5.0, "prefill"))]
     split = program(*few)  # 5 requests/s in each zone
-    assert isinstance(solve_fleet(split, solver="highs"), Outcome)
-    both = replace(split, links={("east", "west"): 1e12, ("west", "east"): 1e12})
+    each = solve_fleet(split, solver="highs")
+    assert isinstance(each, Fleet) and each.counts == {"p": 1, "near": 2, "far": 2, "q": 1}
+    anywhere = replace(split, near=False)
+    assert isinstance(solve_fleet(anywhere, solver="highs"), Outcome)
+    both = replace(anywhere, links={("east", "west"): 1e12, ("west", "east"): 1e12})
     assert isinstance(solve_fleet(both, solver="highs"), Fleet)
+    short = replace(few[1], most=1)  # what is missing there is mixed
+    mixed = replace(offer("m", "l40s", 1.0, 2.5, "mixed"), most=1)
+    assert isinstance(solve_fleet(replace(split, offers=(few[0], short, *few[2:], mixed)), solver="highs"), Outcome)
+
+
+def test_zones_that_do_both_keep_their_prompts() -> None:
+    """Neither zone has enough GPUs, and no link joins them: prompts are decoded where they are computed, and the
+    router sends each zone what it decodes."""
+    gpus = {zone: Stock(2, zone=zone, hardware="h100") for zone in ("east", "west")}
+    asked = ("ttft p90 <= 1500ms", "tpot p90 <= 14ms")
+    table = lengths(12.0, 200, 6000, 150)
+    found = Search(market(inventory(gpus, role=("prefill", "decode")), table, *asked), solver="highs").run()
+    assert found.best and len(found.best.counts) == 4 and set(found.best.counts.values()) == {1}
+    assert found.best.values["disaggregation"]["near"] is True
+    report = replayed(found.best.values, table, *asked)
+    assert all(o["met"] for o in report["slo"]["objectives"])
 
 
 BASE = "model: llama-3.1-8b\ngpus:\n  h100: {count: 2, zone: east}\n  a100-80gb: {count: 2, zone: west}\n"
