@@ -208,7 +208,8 @@ def _candidate(gpu: str, pool: Pool, deployment: Deployment, most: int) -> Candi
         deployment.blocks * deployment.limits.block_size * pool.data_parallel_size,
         None if idle is None else idle * gpus,
         model_kv_shape(deployment.model, pool.kv_cache_dtype),
-        hardware.link.bandwidth * adapter, hardware.network.bandwidth * adapter, pace(deployment),
+        hardware.link.bandwidth * adapter, hardware.network.bandwidth * adapter,
+        pace(dataclasses.replace(deployment, pool=pool)),  # which was deployed without its role
     )  # fmt: skip
 
 

@@ -23,3 +23,17 @@ def test_faster_gpus_and_more_of_them_with_the_same_settings_are_as_good() -> No
     assert better["a10g-tp1-pp1"] >= {"a10g-tp1-pp1", "a100-80gb-tp1-pp1", "a100-80gb-tp2-pp1"}
     assert better["a100-80gb-tp1-pp1"] == {"a100-80gb-tp1-pp1", "a100-80gb-tp2-pp1"}
     assert better["h100-tp2-pp1"] == {"h100-tp2-pp1"}
+
+
+def test_another_role_or_zone_is_another_kind() -> None:
+    """A prefill replica stands for no decode replica, nor one zone's for another's, whose links are others."""
+    gpus = {zone: Stock(4, zone=zone, hardware="h100") for zone in ("east", "west")}
+    inventory = Inventory(
+        "llama-3.1-8b", gpus, role=("mixed", "prefill", "decode"), tensor_parallel_size=(1,),
+        max_num_batched_tokens=(None,),
+    )  # fmt: skip
+    table = RequestTable(np.zeros(2), np.array([500, 900]), np.array([20, 40]))
+    candidates, _ = find_candidates(inventory, table)
+    better = better_of({c.name: (c.pace, (c.kv_tokens, c.inside, c.network)) for c in candidates})
+    assert len(better) == 6
+    assert all(others == {name} for name, others in better.items())
