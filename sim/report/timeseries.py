@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil
 
 import numpy as np
@@ -25,14 +26,17 @@ def time_series(run: Run, width: float | None = None) -> dict[str, NDArray]:
     """One row a bin and engine, in that order: columns t (start of the bin, s), replica, engine, and the averages.
 
     running, waiting : requests. kv_cache_usage : share of the engine's blocks. prompt_throughput,
-    generation_throughput : tokens/s. A leap's tokens count evenly over its time.
+    generation_throughput : tokens/s. A leap's tokens count evenly over its time. Rows of requests do not say which
+    engine of a replica had them, so whoever joins a queue while its engine leaps counts equally for all of them.
     """
     width = width or bin_width(run)
     step = int(width * TICKS_PER_SECOND)
     bins = max(1, -(-run.duration // step))
     columns: dict[str, list[NDArray]] = {}
+    queues = [_Average(step, bins) for _ in run.engines]
+    _newcomers(run, queues)
     for engine, (info, table) in enumerate(zip(run.engines, run.recorder.leaps, strict=True)):
-        running, waiting, used, prompt, generated = (_Average(step, bins) for _ in range(5))
+        waiting, (running, used, prompt, generated) = queues[engine], (_Average(step, bins) for _ in range(4))
         last = run.duration
         for c in reversed(list(table.slices())):
             start = c["start"]
@@ -57,6 +61,20 @@ def time_series(run: Run, width: float | None = None) -> dict[str, NDArray]:
         for name, values in rows.items():
             columns.setdefault(name, []).append(values)
     return {name: np.stack(parts, axis=1).ravel() for name, parts in columns.items()}
+
+
+def _newcomers(run: Run, queues: Sequence[_Average]) -> None:
+    """Who joins a queue waits there, unseen by the log of leaps, until the next leap begins."""
+    mates: dict[int, list[int]] = {}
+    for engine, info in enumerate(run.engines):
+        mates.setdefault(info.replica, []).append(engine)
+    starts = [table.columns()["start"] for table in run.recorder.leaps]
+    for rows in run.recorder.requests.slices():
+        for replica, engines in mates.items():
+            queued = rows["queued"][(rows["replica"] == replica) & (rows["queued"] >= 0)]
+            for engine in engines:
+                until = np.append(starts[engine], run.duration)[np.searchsorted(starts[engine], queued)]
+                queues[engine].add(queued, np.maximum(until, queued), np.full(len(queued), 1 / len(engines)))
 
 
 class _Average:

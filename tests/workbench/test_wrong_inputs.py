@@ -21,7 +21,7 @@ MISTAKES = [
     ("simulate --trace trace.jsonl --plan plan.yaml --rate-scale fast", "'fast'; expected a finite number"),
     ("simulate --trace trace.jsonl --plan plan.yaml --warmup 900", "at most .* s, the span of the trace's arrivals"),
     ("simulate --trace trace.jsonl --plan plan.yaml --plots", "--plots: given without --out"),
-    ("simulate --trace plan.yaml --plan plan.yaml", "no known trace format"),
+    ("simulate --trace plan.yaml --plan plan.yaml", "kind: missing; expected a generator of requests"),
     ("simulat --trace trace.jsonl", "no command is called 'simulat'.*did you mean 'simulate'"),
     ("check typo.yaml", "pools.0..replica: unknown key.*did you mean 'replicas'"),
     ("check big.yaml", "800000; expected at most 131072, the positions of"),
