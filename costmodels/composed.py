@@ -87,7 +87,7 @@ class ComposedCost:
         """The same operator times with other waits and other host time."""
         other = copy(self)
         other.launch, other.host_overhead, other._host_ticks = launch, host, {}
-        for derived in ("energy", "fallback"):
+        for derived in ("energy", "fallback", "meters"):
             other.__dict__.pop(derived, None)
         other.stages = other._fed()
         return other

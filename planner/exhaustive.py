@@ -1,4 +1,4 @@
-"""Every fleet that the inventory allows, replayed in order of price: the oracle for small spaces."""
+"""Every fleet that the inventory allows, replayed in order of what it costs at least: the oracle for small spaces."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LARGEST = 5000  # fleets
 
 
 def fleets(search: Search) -> list[Counts]:
-    """All of them, cheapest first, then by name. Raises `InputError` where there are too many."""
+    """All of them, by the least that they can cost, then by name. Raises `InputError` where there are too many."""
     market = search.market
     candidates = [known.candidate for known in market.known.values()]
     stock = [_within(candidates, gpu, stock.count) for gpu, stock in market.inventory.gpus.items()]
@@ -25,9 +25,11 @@ def fleets(search: Search) -> list[Counts]:
     budget = market.inventory.budget_per_hour or inf
     usd = {candidate.name: candidate.usd_per_hour for candidate in candidates}
     found: list[Counts] = [{name: n for part in parts for name, n in part.items()} for parts in product(*stock)]
-    priced = [(sum(usd[name] * n for name, n in counts.items()), counts) for counts in found]
-    possible = [(price, counts) for price, counts in priced if price <= budget and search.complete(counts)]
-    return [counts for _, counts in sorted(possible, key=lambda pair: (pair[0], sorted(pair[1].items())))]
+    possible = [
+        counts for counts in found
+        if sum(usd[name] * n for name, n in counts.items()) <= budget and search.complete(counts)
+    ]  # fmt: skip
+    return sorted(possible, key=lambda counts: (search.least_price(counts), sorted(counts.items())))
 
 
 def _within(candidates: list[Candidate], gpu: str, count: int) -> list[Counts]:
@@ -43,10 +45,13 @@ def _within(candidates: list[Candidate], gpu: str, count: int) -> list[Counts]:
 
 
 def cheapest(search: Search) -> Tried | None:
-    """The first fleet, in order of price, that meets the SLO."""
+    """The best fleet that meets the SLO: where power counts, what one costs is known when it was replayed."""
+    best: Tried | None = None
     for counts in fleets(search):
+        if best and search.least_price(counts) >= best.price:
+            break
         search.market.smoothen(counts)  # the router's weights come from there
         tried = search.attempt(counts)
-        if tried.verdict.met:
-            return tried
-    return None
+        if tried.verdict.met and (best is None or tried.price < best.price):
+            best = tried
+    return best

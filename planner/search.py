@@ -280,6 +280,13 @@ class Search:
     def _members(self, counts: Counts) -> dict[Candidate, int]:
         return {self.market.known[name].candidate: n for name, n in sorted(counts.items())}
 
+    def least_price(self, counts: Counts) -> float:
+        """What a fleet costs that idles."""
+        members = self._members(counts).items()
+        return self._price(
+            sum(c.usd_per_hour * n for c, n in members), sum((c.idle_watts or 0.0) * n for c, n in members)
+        )
+
     def _price(self, usd: float, watts: float) -> float:
         return watts if self.market.goal == "energy" else usd + self.market.inventory.electricity_per_kwh / 1e3 * watts
 

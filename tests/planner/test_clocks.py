@@ -68,6 +68,16 @@ def test_energy_lowers_the_clock_where_the_slo_leaves_room() -> None:
     assert [f["met"] for f in tight.report["tried"]] == [False, True]  # the low clock was replayed, too
 
 
+@pytest.mark.parametrize("limits", [SLACK, ("ttft p99 <= 0.15s", "tpot p99 <= 15ms")])
+def test_the_least_power_is_that_of_all_fleets(limits: tuple[str, ...]) -> None:
+    """Two GPUs at three clocks: nine fleets, each replayed by the oracle; the cheapest need not be the most frugal."""
+    options = Options(solver="highs", goal="energy", compare=False, exhaustive=True)
+    choices = inventory({"h100": Stock(2)}, (None, 1500, 1200))
+    report = plan_fleet(TRACE, small.slo(*limits), choices, options).report
+    assert report["plan"]["watts"] == report["exhaustive"]["watts"] == report["value"] >= report["bound"]
+    assert all(f["watts"] >= report["value"] for f in report["tried"] if f["met"])
+
+
 def test_the_plan_draws_what_its_own_simulation_says() -> None:
     plan = planned(SLACK)
     assert plan.values
