@@ -138,11 +138,11 @@ def _options(args: argparse.Namespace) -> Options:
 
 def _write(planned: Planned, folder: Path) -> None:
     from ..sim.report.write import write_json
-    from .pareto import plot
+    from .picture import draw
     from .planfile import write_plan
 
     write_json(planned.report, folder / "plan.json")
-    plot(planned.tried, planned.front, folder / "pareto.png")
+    draw(planned, folder / "pareto.png")
     if planned.values:
         write_plan(planned.values, folder / "plan.yaml", planned.report["explanation"])
 

@@ -1,4 +1,4 @@
-"""What the pictures of sweeps and capacity searches have in common."""
+"""What the pictures of sweeps, capacity searches and plans have in common."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ def panels(titles: list[str]) -> tuple[Any, list[Any]]:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(titles), figsize=(4.6 * len(titles), 3.6), layout="constrained")
-    for axis, title in zip(axes, titles, strict=True):
+    size = 4.6 * len(titles), 3.6
+    figure, axes = plt.subplots(1, len(titles), figsize=size, layout="constrained", squeeze=False)
+    for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=10)
         axis.grid(alpha=0.3)
-    return figure, list(axes)
+    return figure, list(axes[0])
 
 
 def save(figure: Any, path: Path) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
-from ..sim.report.write import replace_file
 from .fleet import Fleet, solve_fleet
 from .search import Search, Tried
 
@@ -47,25 +45,3 @@ def _undominated(fleets: list[Tried]) -> list[Tried]:
         if not front or fleet.watts < front[-1].watts * (1 - 1e-9):
             front.append(fleet)
     return front
-
-
-def plot(tried: list[Tried], front: list[Tried], path: Path) -> None:
-    """All fleets that were replayed, and the front, as PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
-    for met, mark, label in ((False, "x", "misses the SLO"), (True, "o", "meets the SLO")):
-        mine = [t for t in tried if t.verdict.met == met]
-        axis.scatter([t.usd_per_hour for t in mine], [t.watts / 1e3 for t in mine], marker=mark, label=label)
-    if front:
-        steps = [t.usd_per_hour for t in front], [t.watts / 1e3 for t in front]
-        axis.plot(*steps, drawstyle="steps-post", color="grey", label="front")
-    axis.set_xlabel("USD an hour")
-    axis.set_ylabel("kW on average")
-    axis.legend()
-    axis.grid(alpha=0.3)
-    replace_file(path, lambda file: figure.savefig(file, dpi=120, metadata={"Software": None}, format="png"))
-    plt.close(figure)
