@@ -11,7 +11,7 @@ from .fleet import Fleet, solve_fleet
 from .market import Market
 from .problem import Problem
 from .search import Found, Search, Tried
-from .zones import too_slow, what_links_are_worth
+from .zones import too_slow, what_links_are_worth, with_ample_links
 
 _NAMED = 3  # kinds of replicas with the same reason
 
@@ -109,6 +109,7 @@ def _infeasible(found: Found, search: Search) -> list[str]:
     binding = {
         f"the budget of ${problem.budget:.2f}/h binds": replace(problem, budget=inf),
         f"{problem.spare} to spare of each kind bind": replace(problem, spare=0),
+        **dict(with_ample_links(problem)),
     }
     for what, free in binding.items():
         cheapest = solve_fleet(free, solver=search.solver) if free != problem else None

@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import permutations
 from typing import Any
 
 from .milp import Program, total
 from .problem import Offer, Problem, zones_of
 
 _GB = 1e9
+_AMPLE = 1e15  # bytes/s
 
 
 Place = tuple[str, str]  # role and zone of replicas
@@ -99,6 +102,13 @@ def what_links_are_worth(problem: Problem, duals: Mapping[str, float]) -> Iterat
     for k, way in enumerate(problem.links):
         saved = -sum(duals.get(f"link_{w}_{k}", 0.0) * s.seconds for w, s in enumerate(problem.scenarios))
         yield "{} to {}".format(*way), saved
+
+
+def with_ample_links(problem: Problem) -> Iterator[tuple[str, Problem]]:
+    """What binds if `problem` has an answer as soon as one link between zones is there and boundless."""
+    for a, b in permutations(sorted(set(problem.zones.values())), 2):
+        found = f"the link from {a} to {b} binds" if (a, b) in problem.links else f"no link from {a} to {b}"
+        yield found, replace(problem, links={**problem.links, (a, b): _AMPLE})
 
 
 def too_slow(problem: Problem) -> Iterator[tuple[str, int, int]]:

@@ -29,7 +29,7 @@ from servecast.planner.search import Found, Search
 from servecast.planner.targets import Targets
 from servecast.planner.transfers import closed_pairs
 from servecast.planner.workload import Workload
-from servecast.planner.zones import too_slow, what_links_are_worth
+from servecast.planner.zones import too_slow, what_links_are_worth, with_ample_links
 from servecast.sim.report.report import build_report
 from servecast.sim.run import run
 from servecast.traces.streams import Stream
@@ -191,7 +191,10 @@ def test_links_must_carry_busy_windows_too() -> None:
 
 def test_zones_without_a_link_do_not_hand_over() -> None:
     """Side by side they may, each by itself, if that is allowed and nobody is mixed."""
-    assert isinstance(solve_fleet(program(PAIR[0], FAR), solver="highs"), Outcome)
+    alone = program(PAIR[0], FAR)
+    assert isinstance(solve_fleet(alone, solver="highs"), Outcome)
+    opened = {what: solve_fleet(free, solver="highs") for what, free in with_ample_links(alone)}
+    assert [what for what, answer in opened.items() if isinstance(answer, Fleet)] == ["no link from east to west"]
     back = program(PAIR[0], FAR, links={("west", "east"): 1e12})
     assert isinstance(solve_fleet(back, solver="highs"), Outcome)
     few = [replace(o, most=2) for o in (*PAIR, FAR, offer("q", "a100", 1.0, 5.0, "prefill"))]
