@@ -51,7 +51,7 @@ class Fault:
     kind : "crash", a replica loses everything and is back `duration` seconds later plus its start-up, or never;
         "gpu_loss", likewise, for a tensor-parallel group serves with all of its accelerators or not at all;
         "slow", its iterations take `factor` times as long; "link", its links keep `factor` of their bandwidth.
-    replica : pool/number, counted from 0.
+    replica : pool/number, counted from 0; for "link" also the key of a link between fabrics.
     """
 
     at: float

@@ -253,25 +253,27 @@ class Search:
 
     def route(self, counts: Counts) -> tuple[float, Routing]:
         """What a fleet is thought to carry, and how."""
+        return self._balance(counts, self.near(counts))
+
+    def _balance(self, counts: Counts, near: bool) -> tuple[float, Routing]:
         problem = self.problem()
-        return balance(replace(problem, links={}) if self.near(counts) else problem, counts, self.solver)
+        return balance(replace(problem, links={}) if near else problem, counts, self.solver)
 
     def near(self, counts: Counts) -> bool:
         """Whether a fleet decodes prompts in the zone where they are computed: where it must, or loses nothing."""
         places, inventory = self._places(counts), self.market.inventory
         if not (inventory.may_stay_near and stay_near(places)):
             return False
-        problem = self.problem()
-        apart, together = (balance(p, counts, self.solver)[0] for p in (replace(problem, links={}), problem))
+        apart, together = (self._balance(counts, near)[0] for near in (True, False))
         return apart >= _LITTLE * together or not connected(places, inventory.zone_pairs(), near=False)
 
     def values(self, counts: Counts) -> dict[str, Any]:
         """The plan of a fleet, with its load balanced over its types."""
         market, members = self.market, self._members(counts)
         seconds = {c.name: market.known[c.name].smooth.seconds for c in members}
-        return values_of(
-            market.inventory, members, self.route(counts)[1], market.workload.bounds, seconds, near=self.near(counts)
-        )
+        near = self.near(counts)
+        routing = self._balance(counts, near)[1]
+        return values_of(market.inventory, members, routing, market.workload.bounds, seconds, near)
 
     def _places(self, counts: Counts) -> set[tuple[str, str]]:
         """Roles and zones of a fleet's replicas."""

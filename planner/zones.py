@@ -16,7 +16,6 @@ from .problem import Offer, Problem, zones_of
 _GB = 1e9
 _AMPLE = 1e15  # bytes/s
 
-
 Place = tuple[str, str]  # role and zone of replicas
 Ways = Collection[tuple[str, str]]  # links
 
@@ -50,24 +49,30 @@ def add_zones(
 
 def _keep_apart(program: Program, problem: Problem, counts: Mapping[str, Any]) -> None:
     """Only fleets that are `connected`."""
-    inside: dict[Place, Any] = {}
-    for k, place in enumerate(dict.fromkeys((offer.role, problem.zones[offer.gpu]) for offer in problem.offers)):
-        offers = [offer for offer in problem.offers if _stands(problem, offer, *place)]
-        inside[place] = program.count(f"zone_{k}", 0, 1)
-        there = total(counts[offer.name] for offer in offers)
-        program.require(there <= sum(offer.most for offer in offers) * inside[place], f"zone_{k}_most")
-        program.require(there >= inside[place], f"zone_{k}_least")
+    places = dict.fromkeys((offer.role, problem.zones[offer.gpu]) for offer in problem.offers)
+    first, then = ([p for p in places if (p[0] == "prefill") == prompts] for prompts in (True, False))
+    unlinked = [(p, d) for p in first for d in then if p[1] != d[1] and (p[1], d[1]) not in problem.links]
+    if not unlinked:
+        return
+    inside = {place: _inside(program, problem, counts, place, f"zone_{k}") for k, place in enumerate(places)}
     near = program.count("near", 0, int(problem.near))
-    for k, ((role, zone), here) in enumerate(inside.items()):
+    for k, (role, zone) in enumerate(then):
         prompts = inside.get(("prefill", zone), 0) if role == "decode" else 0
-        if role != "prefill":
-            program.require(near + here <= 1 + prompts, f"near_{k}")
-    for k, (first, a) in enumerate(inside):
-        for m, (then, b) in enumerate(inside):
-            if first == "prefill" and then != "prefill" and a != b and (a, b) not in problem.links:
-                both = inside[first, a] + inside[then, b]
-                program.require(both <= 1 + near, f"apart_{k}_{m}")
-                program.require(both <= 1 + inside.get(("decode", a), 0), f"apart_{k}_{m}_near")
+        program.require(near + inside[role, zone] <= 1 + prompts, f"near_{k}")
+    for k, (p, d) in enumerate(unlinked):
+        both = inside[p] + inside[d]
+        program.require(both <= 1 + near, f"apart_{k}")
+        program.require(both <= 1 + inside.get(("decode", p[1]), 0), f"apart_{k}_near")
+
+
+def _inside(program: Program, problem: Problem, counts: Mapping[str, Any], place: Place, name: str) -> Any:
+    """A binary: whether a fleet has replicas there."""
+    offers = [offer for offer in problem.offers if _stands(problem, offer, *place)]
+    any_ = program.count(name, 0, 1)
+    there = total(counts[offer.name] for offer in offers)
+    program.require(there <= sum(offer.most for offer in offers) * any_, f"{name}_most")
+    program.require(there >= any_, f"{name}_least")
+    return any_
 
 
 def add_ways(

@@ -36,8 +36,9 @@ def check_dynamics(plan: Plan, deployments: Sequence[Deployment]) -> None:
     faults = fault_events(plan)
     names = [f"{pool.name}/{number}" for pool in plan.pools for number in range(most_replicas(plan, pool))]
     for where, fault in faults:
-        if fault.replica not in names:
-            raise unknown_name(f"{where}.replica", "replica", fault.replica, names)
+        known = [*names, *plan.links.fabrics] if fault.kind == "link" else names
+        if fault.replica not in known:
+            raise unknown_name(f"{where}.replica", "replica", fault.replica, known)
     if plan.faults or plan.scaling:
         for d in deployments:
             if d.lockstep:

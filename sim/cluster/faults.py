@@ -48,20 +48,29 @@ class FaultInjector:
             cluster.on_submit.append(self._draw_all)
 
     def _happen(self, fault: Fault) -> None:
+        if fault.kind == "link":
+            self._degrade(fault)
+            return
         replica = self._by_name[fault.replica]
         if fault.kind in ("crash", "gpu_loss"):
             self.crash(replica, None if fault.duration is None else ticks(fault.duration))
-        elif fault.kind == "slow":
+        else:
             for engine in replica.domains:
                 cost = engine.cost
                 engine.change_cost(Slowed(cost, fault.factor))
                 if fault.duration is not None:
                     self._after(fault.duration, engine.change_cost, cost)
+
+    def _degrade(self, fault: Fault) -> None:
+        """All links of a replica, or one between fabrics."""
+        if fault.replica in self._by_name:
+            engines = self._by_name[fault.replica].domains
+            links = [link for engine in engines for link in self.sites.links(engine)]
         else:
-            links = [link for engine in replica.domains for link in self.sites.links(engine)]
-            self.sites.network.scale(links, fault.factor)
-            if fault.duration is not None:
-                self._after(fault.duration, self.sites.network.scale, links, 1.0)
+            links = [self.sites.between(fault.replica)]
+        self.sites.network.scale(links, fault.factor)
+        if fault.duration is not None:
+            self._after(fault.duration, self.sites.network.scale, links, 1.0)
 
     def _after(self, seconds: float, callback: Any, *arguments: object) -> None:
         self.cluster.post(self.cluster.env.now + ticks(seconds), callback, *arguments)

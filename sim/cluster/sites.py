@@ -91,6 +91,10 @@ class Sites:
         """Where an engine stands."""
         return self._sites[engine].fabric
 
+    def between(self, name: str) -> Link:
+        """The link between two fabrics."""
+        return next(pipe for pipe, _ in self._between.values() if pipe.name == name)
+
     def adapters(self, engine: Any) -> tuple[Link, Link]:
         """The network adapters of an engine, out and in."""
         return self._sites[engine].outside

@@ -125,6 +125,20 @@ def test_a_mixed_pool_that_keeps_its_requests_needs_no_way_out(small):
         deploy(small.plan(pools, **links))
 
 
+def test_a_degraded_link_is_a_slower_one(small):
+    """Half of the bandwidth from the first tick on, or a link of half the bandwidth: the same rows."""
+    table = small.table(60, 10.0, seed=5)
+    event = {"at": 0.0, "kind": "link", "replica": "east->west", "factor": 0.5}
+    whole, half = (between("east->west", bandwidth=rate) for rate in (2e9, 1e9))
+    keys = {"disaggregation": {"mode": "serial"}}
+    degraded = small.run_all(small.plan(EAST_WEST, **whole, **keys, faults={"events": [event]}), table)
+    calm = {**event, "replica": "pool0/0", "factor": 1.0}
+    slower = small.run(table, small.plan(EAST_WEST, **half, **keys, faults={"events": [calm]}))
+    np.testing.assert_array_equal(small.rows(degraded), small.rows(slower))
+    with pytest.raises(InputError, match=r"faults.events\[0\].replica"):
+        deploy(small.plan(EAST_WEST, **whole, faults={"events": [{**event, "kind": "crash"}]}))
+
+
 NEAR = {"disaggregation": {"near": True}}
 SPLIT = [{"role": role, "replicas": 2, "fabric": place} for place in ("east", "west") for role in ("prefill", "decode")]
 
