@@ -31,6 +31,7 @@ _STEP = 1e-6  # share of the price by which a cheaper fleet must be cheaper
 _HOPELESS = 0.75  # of the load, or of what the best fleet is thought to carry: less is not replayed
 _NEAR = 2.0  # times the misses that may be: chance decides, and a smaller fleet with another routing may do
 _LITTLE = 0.98  # of what a fleet promises: what zones that keep to themselves may leave of it
+_CLOSED = 0.98  # of the best price: no search for better ones between
 _PATIENCE = 7  # promising fleets that may miss one after the other
 _NONE_LEFT = "no cheaper fleet is left in the relaxed model"
 _IDLE = 6  # fleets that may miss one after the other without raising the bound
@@ -89,6 +90,7 @@ class Search:
         self._cuts: list[Counts] = []
         self._best: Tried | None = None
         self._misses = 0  # of promising fleets, since one met the SLO
+        self._floor = 0.0  # the highest price at which what promised most missed the SLO clearly
 
     def run(self) -> Found:
         """The cheapest fleet that meets the SLO, as far as the replays allow."""
@@ -154,16 +156,16 @@ class Search:
 
     def _disprove(self) -> bool:
         """Replay the cheapest fleets of the model, whatever they promise: most miss within few requests, and with each
-        cut the bound may rise. Whether one of them met the SLO."""
-        best, low, idle = self._best, 0.0, 0
-        while best and self._best is best and self._left and idle < _IDLE:
+        cut the bound may rise. It takes no more requests than a replay. Whether one of them met the SLO."""
+        best, low, idle, spent = self._best, 0.0, 0, 0
+        while best and self._best is best and self._left and idle < _IDLE and spent < len(self.market.workload.table):
             answer = self._solve()
             bound = answer.outcome.bound or 0.0 if isinstance(answer, Fleet) else inf
             if not isinstance(answer, Fleet) or bound >= best.price * (1 - max(self._gap, _STEP)):
                 break
             idle = idle + 1 if bound <= low * (1 + _STEP) else 0
             low = bound
-            self.attempt(answer.counts)
+            spent += self.attempt(answer.counts).verdict.requests
         return self._best is not best
 
     def complete(self, counts: Counts) -> bool:
@@ -214,7 +216,7 @@ class Search:
         """Replay promising fleets between two prices, the dearer ones if a cheap one misses."""
         self.market.feel_bursts()
         avoid: list[Counts] = []
-        most = (low + high) / 2
+        most = (max(low, self._floor if self._floor < _CLOSED * high else low) + high) / 2
         assert self._best is not None
         promised = _HOPELESS * min(1.0, self.route(self._best.counts)[0])
         for _ in range(self._diverse):
@@ -231,10 +233,14 @@ class Search:
             if self._misses == _PATIENCE:
                 return f"the {_PATIENCE} cheaper fleets that promised most all missed the SLO"
             avoid.append(proposal.counts)
-            met = self.attempt(proposal.counts).verdict.met
-            self._misses = 0 if met else self._misses + 1
-            if met:
+            tried = self.attempt(proposal.counts)
+            self._misses = 0 if tried.verdict.met else self._misses + 1
+            if tried.verdict.met:
                 return ""
+            if tried.verdict.requests * _NEAR <= len(
+                self.market.workload.table
+            ):  # it missed all that it might, and soon
+                self._floor = max(self._floor, tried.price)
             most = min((most + high) / 2, high * (1 - _STEP))
         return ""
 
