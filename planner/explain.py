@@ -65,7 +65,7 @@ def _fewer(best: Tried, search: Search) -> list[str]:
 def _links(problem: Problem) -> list[str]:
     """Links that rule pairs of replicas out, however little they have to carry."""
     return [
-        f"the link from {way} is too slow for TPOT: of {pairs} pairs of replicas and prompt lengths {closed} are out"
+        f"the link from {way} is too slow for TPOT: {closed} of {pairs} pairs of replicas by prompt length are out"
         for way, closed, pairs in too_slow(problem)
     ]
 

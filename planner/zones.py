@@ -117,7 +117,7 @@ def with_ample_links(problem: Problem) -> Iterator[tuple[str, Problem]]:
 
 
 def too_slow(problem: Problem) -> Iterator[tuple[str, int, int]]:
-    """Links over which pairs of replicas would miss a limit on TPOT: pairs and buckets, of so many."""
+    """Links over which pairs of replicas would miss a limit on TPOT: pairs by buckets, and of how many."""
     named = {offer.name: offer for offer in problem.offers}
     for way in problem.links:
         closed = sum(zones_of(problem, named[p], named[d]) == way for p, d, _ in problem.closed)
