@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from itertools import pairwise, permutations, product
+from itertools import pairwise, permutations
 from math import ceil
 
 import numpy as np
@@ -16,9 +16,10 @@ import numpy as np
 from ...traces.streams import Stream
 from .flow import IDLE, Range
 from .instance import Instance
-from .stages import Need, Segment, SegmentPool, Supply
+from .stages import Crossing, Segment, SegmentPool, Supply
 
-_WIDEST = 4
+_WIDEST = 10  # lanes at a crossing
+_WIDE = 4  # lanes of all segments where links are slow everywhere
 
 
 def single_file(instance: Instance) -> list[Range]:
@@ -76,55 +77,43 @@ class RegionPlanner:
         if self._pool.generate(flow, deadline) < self._instance.layers - 1e-6:
             return
         self._pool.diversify(flow, deadline, stream, rounds)
-        if len(self._regions) > 1:
-            for width in range(2, _WIDEST + 1):
-                self._pool.generate(flow, deadline, width)
+        crossings = {pair: self._crossing(*pair, flow) for pair in permutations(range(len(self._regions)), 2)}
+        self._pool.widen(flow, crossings.values())
         for order in permutations(range(len(self._regions))):
             if order[0] > order[-1]:
                 continue  # the same the other way round
-            crossings = [self._widths(a, b, flow) for a, b in pairwise(order)]
-            for widths in product(*crossings):
-                if time.monotonic() > deadline:
-                    return
-                chosen = self._pool.choose(flow, deadline, self._needs(order, widths))
-                if chosen:
-                    yield self._place(chosen, order, widths)
+            if time.monotonic() > deadline:
+                return
+            found = self._pool.choose(flow, deadline, [crossings[pair] for pair in pairwise(order)])
+            if found:
+                yield self._place(found[0], flow, order, found[1])
 
     def _wide(self, flow: float, deadline: float) -> Iterator[list[Range]]:
-        for width in range(_WIDEST, 1, -1):
+        for width in range(_WIDE, 1, -1):
             if self._pool.generate(flow, deadline, width, chains=False) >= self._instance.layers - 1e-6:
-                chosen = self._pool.choose(flow, deadline, width=width)
-                if chosen:
-                    yield self._place(chosen, (0,), ())
+                found = self._pool.choose(flow, deadline, width=width)
+                if found:
+                    yield self._place(found[0], flow, (0,), ())
 
-    def _widths(self, a: int, b: int, flow: float) -> list[tuple[int, int]]:
-        """How many lanes on the two sides of a crossing would do."""
-        links = self._instance.capacity[np.ix_(self._regions[a], self._regions[b])]
+    def _crossing(self, tail: int, head: int, flow: float) -> Crossing:
+        """The least numbers of lanes on the two sides that would do."""
+        links = self._instance.capacity[np.ix_(self._regions[tail], self._regions[head])]
         pairs = max(1, ceil(flow / max(float(np.median(links)), 1e-9) - 1e-9))
-        even = ceil(pairs**0.5 - 1e-9)
-        options = {(1, pairs), (pairs, 1), (even, ceil(pairs / even))}
-        return sorted((left, right) for left, right in options if max(left, right) <= _WIDEST)
+        most = [min(_WIDEST, len(self._regions[side])) for side in (tail, head)]
+        shapes = [(ends, ceil(pairs / ends)) for ends in range(1, most[0] + 1)]
+        least = {begins: ends for ends, begins in reversed(shapes) if begins <= most[1]}
+        return Crossing(tail, head, tuple(sorted((ends, begins) for begins, ends in least.items())))
 
-    @staticmethod
-    def _needs(order: Sequence[int], widths: Sequence[tuple[int, int]]) -> list[Need]:
-        wanted: dict[int, list[int]] = {}
-        for (a, b), (left, right) in zip(pairwise(order), widths, strict=True):
-            wanted.setdefault(a, []).append(left)
-            wanted.setdefault(b, []).append(right)
-        return [
-            Need(group, width, sum(w >= width for w in given))
-            for group, given in wanted.items()
-            for width in set(given)
-        ]
-
-    def _place(self, chosen: list[Segment], order: Sequence[int], widths: Sequence[tuple[int, int]]) -> list[Range]:
+    def _place(
+        self, chosen: list[Segment], flow: float, order: Sequence[int], widths: Sequence[tuple[int, int]]
+    ) -> list[Range]:
         free = {key: list(nodes) for key, nodes in self._members.items()}
         ranges = [IDLE] * self._instance.nodes
         at = 0
         for place, group in enumerate(order):
             mine = sorted((s for s in chosen if s.group == group), key=lambda s: len(s.lanes))
-            first = _take(mine, widths[place - 1][1]) if place else []
-            last = _take(mine, widths[place][0]) if place < len(widths) else []
+            first = _take(mine, flow, widths[place - 1][1]) if place else []
+            last = _take(mine, flow, widths[place][0]) if place < len(widths) else []
             for segment in [*first, *mine, *last]:
                 for lane in segment.lanes:
                     start = at
@@ -135,9 +124,9 @@ class RegionPlanner:
         return ranges
 
 
-def _take(segments: list[Segment], width: int) -> list[Segment]:
+def _take(segments: list[Segment], flow: float, width: int) -> list[Segment]:
     """The narrowest segment that is wide enough, out of `segments`."""
-    able = [segment for segment in segments if len(segment.lanes) >= width]
+    able = [segment for segment in segments if segment.carries(flow, width)]
     if able:
         segments.remove(able[0])
     return able[:1]

@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 from math import inf
+from typing import Any
 
 import numpy as np
 from scipy.optimize import linprog
 
 from ...traces.streams import Stream
 from ..milp import Program, default_solver, total
+
+_MOST_BLENDS = 60  # of kinds of nodes, by width
 
 Lane = tuple[tuple[int, int], ...]  # (kind, layers held) from the first node to the last
 
@@ -33,25 +37,32 @@ class Supply:
 
 @dataclass(frozen=True)
 class Segment:
-    """`layers` layers served by parallel lanes of nodes from one group; `rate` is what they carry together."""
+    """`layers` layers served by parallel lanes of nodes from one group; `rates` is what each of them carries."""
 
     layers: int
     lanes: tuple[Lane, ...]
     group: int
-    rate: float
+    rates: tuple[float, ...]
 
     def used(self) -> Counter[int]:
         """Nodes by kind."""
         return Counter(kind for lane in self.lanes for kind, _ in lane)
 
+    def carries(self, flow: float, width: int = 1) -> bool:
+        """Whether the lanes carry `flow` where each may have one part of it in `width`: then slow links can, too."""
+        return sum(min(rate, flow / width) for rate in self.rates) >= flow * (1 - 1e-12)
+
 
 @dataclass(frozen=True)
-class Need:
-    """At least `number` segments of `group` with at least `width` lanes, so that slow links can carry the flow."""
+class Crossing:
+    """Slow links from the last segment of one group to the first of the next.
 
-    group: int
-    width: int
-    number: int
+    shapes : how many lanes these two may have, at least, so that the links carry the flow; one of them is chosen.
+    """
+
+    tail: int
+    head: int
+    shapes: tuple[tuple[int, int], ...]
 
 
 class SegmentPool:
@@ -72,7 +83,7 @@ class SegmentPool:
         pricings = [
             _Pricing(self._supplies, *group, self._layers, flow, width, chains) for group in enumerate(self._groups)
         ]
-        columns = {segment: used for segment, used in self._columns.items() if _suits(segment, flow, width)}
+        columns = {segment: used for segment, used in self._columns.items() if segment.carries(flow, width)}
         covered, improved = 0.0, True
         while improved and time.monotonic() < deadline:
             if columns:
@@ -102,28 +113,61 @@ class SegmentPool:
         used = segment.used()
         return self._columns.setdefault(segment, np.array([used[t] for t in range(len(self._supplies))], float))
 
-    def choose(self, flow: float, deadline: float, needs: Sequence[Need] = (), width: int = 1) -> list[Segment] | None:
-        """Segments, with repetition, of exactly the wanted layers that the nodes suffice for, or None."""
-        columns = {s: u for s, u in self._columns.items() if _suits(s, flow, width) and (u <= self._counts).all()}
-        program = Program("segments", maximize=True)
-        times = {s: program.count(f"s{i}", 0, self._layers // s.layers) for i, s in enumerate(columns)}
-        covered = total(segment.layers * n for segment, n in times.items())
-        program.aim(covered)
-        program.require(covered <= self._layers, "layers")
-        for t, supply in enumerate(self._supplies):
-            spent = total(columns[segment][t] * n for segment, n in times.items() if columns[segment][t])
-            program.require(spent <= supply.count, f"nodes{t}")
-        for i, need in enumerate(needs):
-            able = (n for s, n in times.items() if s.group == need.group and len(s.lanes) >= need.width)
-            program.require(total(able) >= need.number, f"need{i}")
-        outcome = program.solve(default_solver(), time_limit=min(2.0, deadline - time.monotonic()))
+    def widen(self, flow: float, crossings: Iterable[Crossing]) -> None:
+        """Segments that are wide enough for crossings: the cheapest ones, and all mixtures of kinds."""
+        sides = {(g, w) for c in crossings for e, b in c.shapes for g, w in ((c.tail, e), (c.head, b)) if w > 1}
+        for group, width in sorted(sides):
+            pricing = _Pricing(self._supplies, group, self._groups[group], self._layers, flow, width, True)
+            for segment in [*pricing.segments(self._prices), *pricing.blends()]:
+                self._add(segment)
+
+    def choose(
+        self, flow: float, deadline: float, crossings: Sequence[Crossing] = (), width: int = 1
+    ) -> tuple[list[Segment], list[tuple[int, int]]] | None:
+        """Segments, with repetition, of exactly the wanted layers, and a shape for each crossing; None where the nodes
+        do not suffice."""
+        columns = {s: u for s, u in self._columns.items() if s.carries(flow, width) and (u <= self._counts).all()}
+        choice = _Choice(columns, self._counts, flow, crossings)
+        choice.program.require(choice.covered <= self._layers, "layers")
+        outcome = choice.program.solve(default_solver(), time_limit=min(2.0, deadline - time.monotonic()))
         if outcome.value is None or outcome.value < self._layers - 0.5:
             return None
-        return [segment for i, segment in enumerate(columns) for _ in range(round(outcome.values[f"s{i}"]))]
+        return choice.made(outcome.values)
 
 
-def _suits(segment: Segment, flow: float, width: int) -> bool:
-    return segment.rate >= flow * (1 - 1e-12) and len(segment.lanes) >= width
+class _Choice:
+    """The program that puts together as many layers as the nodes allow, with segments wide enough at the crossings."""
+
+    def __init__(
+        self, columns: dict[Segment, np.ndarray], counts: np.ndarray, flow: float, crossings: Sequence[Crossing]
+    ) -> None:
+        self.program = program = Program("segments", maximize=True)
+        self._crossings = crossings
+        self._times = times = {s: program.count(f"s{i}", 0) for i, s in enumerate(columns)}
+        self.covered = total(segment.layers * n for segment, n in times.items())
+        program.aim(self.covered)
+        for t, count in enumerate(counts.tolist()):
+            spent = total(columns[segment][t] * n for segment, n in times.items() if columns[segment][t])
+            program.require(spent <= count, f"nodes{t}")
+        wide: dict[tuple[int, int], list[Any]] = {}  # (group, lanes) -> the choices of shapes that need so many
+        for i, crossing in enumerate(crossings):
+            picks = [program.count(f"c{i}_{j}", 0, 1) for j in range(len(crossing.shapes))]
+            program.require(total(picks) == 1, f"crossing{i}")
+            for pick, (ends, begins) in zip(picks, crossing.shapes, strict=True):
+                wide.setdefault((crossing.tail, ends), []).append(pick)
+                wide.setdefault((crossing.head, begins), []).append(pick)
+        for group, lanes in wide:
+            able = total(n for s, n in times.items() if s.group == group and s.carries(flow, lanes))
+            needed = total(pick for (g, w), picks in wide.items() if g == group and w >= lanes for pick in picks)
+            program.require(able >= needed, f"wide{group}_{lanes}")
+
+    def made(self, values: dict[str, float]) -> tuple[list[Segment], list[tuple[int, int]]]:
+        """The segments and shapes of a solution."""
+        shapes = []
+        for i, crossing in enumerate(self._crossings):
+            picks = [values[f"c{i}_{j}"] for j in range(len(crossing.shapes))]
+            shapes.append(crossing.shapes[picks.index(max(picks))])
+        return [s for i, s in enumerate(self._times) for _ in range(round(values[f"s{i}"]))], shapes
 
 
 class _Pricing:
@@ -135,6 +179,7 @@ class _Pricing:
     ) -> None:  # fmt: skip
         self._supplies = {t: supplies[t] for t in kinds}
         self._group, self._flow, self._most_rate, self._chains = group, flow, flow / width, chains
+        self._width = width
         self._longest = max(k for supply in self._supplies.values() for k in supply.rates)
         self._most = min(layers, 2 * self._longest if chains else self._longest)
         rates = {min(rate, self._most_rate) for supply in self._supplies.values() for rate in supply.rates.values()}
@@ -148,8 +193,24 @@ class _Pricing:
             lanes = _cheapest_set(cost[:, m].tolist(), self._rates.tolist(), self._flow)
             if lanes:
                 chosen = tuple(sorted(self._lane(step, row, m) for row in lanes))
-                rate = sum(min(self._supplies[t].rates[held] for t, held in lane) for lane in chosen)
-                found.append(Segment(m, chosen, self._group, rate))
+                rates = tuple(min(self._supplies[t].rates[held] for t, held in lane) for lane in chosen)
+                found.append(Segment(m, chosen, self._group, rates))
+        return found
+
+    def blends(self) -> list[Segment]:
+        """Segments of single nodes, all mixtures of kinds: the cheapest may need a node that another one needs, too."""
+        able = {
+            t: [held for held, rate in supply.rates.items() if rate >= self._most_rate and held <= self._most]
+            for t, supply in self._supplies.items()
+        }
+        found = []
+        for kinds in combinations_with_replacement([t for t, held in able.items() if held], self._width):
+            held = max(set.intersection(*(set(able[t]) for t in kinds)), default=0)
+            if self._width > 1 and held and all(kinds.count(t) <= self._supplies[t].count for t in set(kinds)):
+                rates = tuple(self._supplies[t].rates[held] for t in kinds)
+                found.append(Segment(held, tuple(((t, held),) for t in kinds), self._group, rates))
+            if len(found) == _MOST_BLENDS:
+                break
         return found
 
     def _lanes(self, prices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
