@@ -19,7 +19,6 @@ from .instance import Instance
 from .stages import Crossing, Segment, SegmentPool, Supply
 
 _WIDEST = 10  # lanes at a crossing
-_WIDE = 4  # lanes of all segments where links are slow everywhere
 
 
 def single_file(instance: Instance) -> list[Range]:
@@ -55,9 +54,9 @@ def find_regions(instance: Instance, nodes: Sequence[int], flow: float) -> list[
 class RegionPlanner:
     """Placements of `instance` for wanted flows, on the nodes of some regions; remembers the segments it has seen."""
 
-    def __init__(self, instance: Instance, regions: Sequence[Sequence[int]], *, slow: bool = False) -> None:
-        """slow : links bind inside the regions too, so every segment is wide, and every lane a single node."""
-        self._instance, self._regions, self._slow = instance, regions, slow
+    def __init__(self, instance: Instance, regions: Sequence[Sequence[int]], widths: Sequence[int] = (1,)) -> None:
+        """widths : of all segments, in lanes, where links bind inside the regions too; one after the other is tried."""
+        self._instance, self._regions, self._widths = instance, regions, widths
         self._members: dict[tuple[int, int], list[int]] = {}  # (region, type) -> nodes
         for g, region in enumerate(regions):
             for node in region:
@@ -72,28 +71,21 @@ class RegionPlanner:
 
         rounds : of extra segments, drawn from `stream`, for the integer program to choose from.
         """
-        if self._slow:
-            yield from self._wide(flow, deadline)
-        if self._pool.generate(flow, deadline) < self._instance.layers - 1e-6:
-            return
-        self._pool.diversify(flow, deadline, stream, rounds)
         crossings = {pair: self._crossing(*pair, flow) for pair in permutations(range(len(self._regions)), 2)}
-        self._pool.widen(flow, crossings.values())
-        for order in permutations(range(len(self._regions))):
-            if order[0] > order[-1]:
-                continue  # the same the other way round
-            if time.monotonic() > deadline:
-                return
-            found = self._pool.choose(flow, deadline, [crossings[pair] for pair in pairwise(order)])
-            if found:
-                yield self._place(found[0], flow, order, found[1])
-
-    def _wide(self, flow: float, deadline: float) -> Iterator[list[Range]]:
-        for width in range(_WIDE, 1, -1):
-            if self._pool.generate(flow, deadline, width, chains=False) >= self._instance.layers - 1e-6:
-                found = self._pool.choose(flow, deadline, width=width)
+        for width in self._widths:
+            if self._pool.generate(flow, deadline, width) < self._instance.layers - 1e-6:
+                continue
+            self._pool.diversify(flow, deadline, stream, rounds)
+            self._pool.widen(flow, crossings.values())
+            for order in permutations(range(len(self._regions))):
+                passed = [crossings[pair] for pair in pairwise(order)]
+                if order[0] > order[-1] or not all(crossing.shapes for crossing in passed):
+                    continue  # the same the other way round, or no way at all
+                if time.monotonic() > deadline:
+                    return
+                found = self._pool.choose(flow, deadline, passed, width)
                 if found:
-                    yield self._place(found[0], flow, (0,), ())
+                    yield self._place(found[0], flow, order, found[1])
 
     def _crossing(self, tail: int, head: int, flow: float) -> Crossing:
         """The least numbers of lanes on the two sides that would do."""

@@ -22,6 +22,7 @@ from .local import LocalSearch
 from .regions import RegionPlanner, find_regions, single_file
 
 _MOST_REGIONS = 4
+_MOST_LANES = 4  # of all segments, where links are slow everywhere
 _FIRST = 0.9  # share of the bound that is tried first
 _CLOSE = 1e-5  # relative difference of flows at which bisection ends
 
@@ -131,19 +132,24 @@ class _Search:
         return best
 
     def _planner(self, nodes: Sequence[int], wanted: float) -> RegionPlanner:
-        regions = find_regions(self._instance, nodes, wanted)
-        slow = len(regions) > _MOST_REGIONS
-        if slow:
-            regions = [sorted(nodes)]
-        key = (slow, *map(tuple, regions))
+        regions, widths = self._regions(nodes, wanted)
+        key = (widths, *map(tuple, regions))
         if key not in self._planners:
-            self._planners[key] = RegionPlanner(self._instance, regions, slow=slow)
+            self._planners[key] = RegionPlanner(self._instance, regions, widths)
         return self._planners[key]
+
+    def _regions(self, nodes: Sequence[int], flow: float) -> tuple[list[list[int]], tuple[int, ...]]:
+        """A few regions whose links carry `flow` in so many lanes; else all nodes as one, and several widths to try."""
+        for width in range(1, _MOST_LANES + 1):
+            regions = find_regions(self._instance, nodes, flow / width)
+            if len(regions) <= _MOST_REGIONS:
+                return regions, (width,)
+        return [sorted(nodes)], tuple(range(_MOST_LANES, 0, -1))
 
     def _combine_regions(self, deadline: float) -> None:
         """Separate pipelines, each on some of the regions, where slow links part them."""
-        regions = find_regions(self._instance, range(self._instance.nodes), self._bound)
-        if not 1 < len(regions) <= _MOST_REGIONS:
+        regions, _ = self._regions(range(self._instance.nodes), self._bound)
+        if len(regions) == 1:
             return
         parts = [frozenset(p) for size in range(1, len(regions)) for p in combinations(range(len(regions)), size)]
         most = {part: self._most(part, regions, deadline) for part in parts}

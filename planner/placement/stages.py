@@ -75,14 +75,9 @@ class SegmentPool:
         self._columns: dict[Segment, np.ndarray] = {}  # nodes used, by kind
         self._prices = np.ones(len(supplies))
 
-    def generate(self, flow: float, deadline: float, width: int = 1, chains: bool = True) -> float:
-        """Column generation over segments of at least `width` lanes; returns how many layers the relaxation covers.
-
-        chains : lanes may be chains of nodes.
-        """
-        pricings = [
-            _Pricing(self._supplies, *group, self._layers, flow, width, chains) for group in enumerate(self._groups)
-        ]
+    def generate(self, flow: float, deadline: float, width: int = 1) -> float:
+        """Column generation over segments of at least `width` lanes; returns how many layers the relaxation covers."""
+        pricings = [_Pricing(self._supplies, *group, self._layers, flow, width) for group in enumerate(self._groups)]
         columns = {segment: used for segment, used in self._columns.items() if segment.carries(flow, width)}
         covered, improved = 0.0, True
         while improved and time.monotonic() < deadline:
@@ -100,7 +95,7 @@ class SegmentPool:
 
     def diversify(self, flow: float, deadline: float, stream: Stream, rounds: int) -> None:
         """More segments, nearly as good, from prices that are off by some 30 %: integers need the choice."""
-        pricings = [_Pricing(self._supplies, *group, self._layers, flow, 1, True) for group in enumerate(self._groups)]
+        pricings = [_Pricing(self._supplies, *group, self._layers, flow, 1) for group in enumerate(self._groups)]
         for _ in range(rounds):
             if time.monotonic() > deadline:
                 return
@@ -117,7 +112,7 @@ class SegmentPool:
         """Segments that are wide enough for crossings: the cheapest ones, and all mixtures of kinds."""
         sides = {(g, w) for c in crossings for e, b in c.shapes for g, w in ((c.tail, e), (c.head, b)) if w > 1}
         for group, width in sorted(sides):
-            pricing = _Pricing(self._supplies, group, self._groups[group], self._layers, flow, width, True)
+            pricing = _Pricing(self._supplies, group, self._groups[group], self._layers, flow, width)
             for segment in [*pricing.segments(self._prices), *pricing.blends()]:
                 self._add(segment)
 
@@ -175,13 +170,12 @@ class _Pricing:
 
     def __init__(
         self, supplies: Sequence[Supply], group: int, kinds: Sequence[int], layers: int, flow: float, width: int,
-        chains: bool,
     ) -> None:  # fmt: skip
         self._supplies = {t: supplies[t] for t in kinds}
-        self._group, self._flow, self._most_rate, self._chains = group, flow, flow / width, chains
+        self._group, self._flow, self._most_rate = group, flow, flow / width
         self._width = width
         self._longest = max(k for supply in self._supplies.values() for k in supply.rates)
-        self._most = min(layers, 2 * self._longest if chains else self._longest)
+        self._most = min(layers, 2 * self._longest)
         rates = {min(rate, self._most_rate) for supply in self._supplies.values() for rate in supply.rates.values()}
         self._rates = np.array(sorted(rates, reverse=True))  # what a lane can be as slow as
 
@@ -227,8 +221,6 @@ class _Pricing:
         for m in range(1, self._most + 1):
             reach = min(m, self._longest)
             options = node[:, 1 : reach + 1] + cost[:, m - reach : m][:, ::-1]
-            if not self._chains:
-                options[:, : reach - 1 if reach == m else reach] = inf
             step[:, m] = np.argmin(options, axis=1) + 1
             cost[:, m] = options[np.arange(len(options)), step[:, m] - 1]
         return cost, step
