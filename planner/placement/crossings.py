@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise, product
+from itertools import chain, pairwise, product
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from .bound import TOLERANCE
 from .covers import Cover, Item, Pricing, useful_items
 from .instance import Floats, Instance
 from .lanes import lane_prices
-from .linear import Cuts, Linear
+from .linear import Cuts, Linear, Terms
 
 _CLOSE = 1e-5  # relative difference of flows at which bisection ends
 _PROOF = 1e-6  # share of the layers that must be left uncovered
@@ -82,8 +82,8 @@ class _Network:
             {k: rate / flow for k, rate in instance.node_types[instance.type_of[nodes[0]]].rates.items()}
             for nodes in self.classes
         ]
-        self.source = [float(self.capacity[n, nodes].sum()) for nodes in self.classes]
-        self.sink = [float(self.capacity[nodes, n + 1].sum()) for nodes in self.classes]
+        self.source = [float(self.capacity[n, nodes].max()) for nodes in self.classes]
+        self.sink = [float(self.capacity[nodes, n + 1].max()) for nodes in self.classes]
         self.everything: Set = frozenset(range(len(self.classes)))
 
     def number(self, some: Set) -> int:
@@ -195,12 +195,12 @@ class _Relaxation:
     def _add_nodes(self) -> None:
         """How many nodes of a class hold k layers, and what flows through them; covers take them up."""
         program = self._program
-        held = [(program.column(), program.column()) for _ in self._items]
+        self._held = held = [(program.column(), program.column()) for _ in self._items]
         self._holding = [program.row([(n, -item.layers)]) for item, (n, _) in zip(self._items, held, strict=True)]
         self._serving = [program.row([(f, -item.layers)]) for item, (_, f) in zip(self._items, held, strict=True)]
-        self._number: list[list[tuple[int, float]]] = [[] for _ in self._net.classes]
-        self._served: list[list[tuple[int, float]]] = [[] for _ in self._net.classes]
-        self._work: list[list[tuple[int, float]]] = [[] for _ in self._net.classes]
+        self._number: list[Terms] = [[] for _ in self._net.classes]
+        self._served: list[Terms] = [[] for _ in self._net.classes]
+        self._work: list[Terms] = [[] for _ in self._net.classes]
         for item, (count, served) in zip(self._items, held, strict=True):
             self._number[item.kind].append((count, 1.0))
             self._served[item.kind].append((served, 1.0))
@@ -212,8 +212,8 @@ class _Relaxation:
     def _add_flows(self) -> None:
         """Flow from the source through the classes to the sink."""
         net, program = self._net, self._program
-        self._source = [program.column(most) for most in net.source]
-        self._sink = [program.column(most) for most in net.sink]
+        self._source, self._first = self._add_ends(net.source)
+        self._sink, self._last = self._add_ends(net.sink)
         self._flows: dict[tuple[int, int], int] = {}
         for a in net.everything:
             for b in net.everything:
@@ -222,19 +222,32 @@ class _Relaxation:
         for a, served in enumerate(self._served):
             out = [(flow, 1.0) for (tail, _), flow in self._flows.items() if tail == a]
             into = [(flow, 1.0) for (_, head), flow in self._flows.items() if head == a]
-            program.row([*_minus(served), (self._sink[a], 1.0), *out], low=0.0)
-            program.row([*_minus(served), (self._source[a], 1.0), *into], low=0.0)
-        for ends in (self._source, self._sink):
-            program.row([(self._through, -1.0), *((flow, 1.0) for flow in ends)], low=0.0)
+            program.row([*_minus(served), *self._sink[a], *out], low=0.0)
+            program.row([*_minus(served), *self._source[a], *into], low=0.0)
+        for flows in (self._source, self._sink):
+            program.row([(self._through, -1.0), *chain(*flows)], low=0.0)
 
-    def _between(self, tails: Set, heads: Set) -> list[tuple[int, float]]:
+    def _add_ends(self, fastest: Sequence[float]) -> tuple[list[Terms], list[Terms]]:
+        """By class, flow from the source or to the sink, and the nodes that it goes through, by their fastest link."""
+        flows: list[Terms] = [[] for _ in fastest]
+        numbers: list[Terms] = [[] for _ in fastest]
+        for item, (held, served) in zip(self._items, self._held, strict=True):
+            number, flow = self._program.column(), self._program.column()
+            self._program.row([(number, 1.0), (held, -1.0)])
+            self._program.row([(flow, 1.0), (served, -1.0)])
+            self._program.row([(flow, 1.0), (number, -min(item.rate, fastest[item.kind]))])
+            flows[item.kind].append((flow, 1.0))
+            numbers[item.kind].append((number, 1.0))
+        return flows, numbers
+
+    def _between(self, tails: Set, heads: Set) -> Terms:
         return [(flow, 1.0) for (a, b), flow in self._flows.items() if a in tails and b in heads]
 
     def _add_entries(self) -> None:
         """Through a node flows no more than enters a set that it is in; its work, too, is bounded by that."""
         net = self._net
         for some in net.sets[:-1]:
-            sources = [(self._source[a], 1.0) for a in sorted(some)]
+            sources = chain(*(self._source[a] for a in sorted(some)))
             entry = self._program.column()
             self._program.row([(entry, -1.0), *sources, *self._between(net.everything - some, some)], low=0.0)
             for a in sorted(some):
@@ -242,7 +255,7 @@ class _Relaxation:
                 for slope, constant in _most_work([item for item in self._items if item.kind == a]):
                     self._program.row([*self._work[a], (entry, -net.counts[a] * slope)], high=net.counts[a] * constant)
 
-    def _lane_rows(self, level: _Level) -> Iterator[list[tuple[int, float]]]:
+    def _lane_rows(self, level: _Level) -> Iterator[Terms]:
         """All lane inequalities of a level: terms that are at most 0 together."""
         net, program = self._net, self._program
         ends, begins = ([program.column() for _ in net.classes] for _ in range(2))
@@ -250,8 +263,8 @@ class _Relaxation:
         for a in net.everything:
             stay = [(flow, 1.0) for pair, flow in self._flows.items() if pair[0] == a and pair not in far]
             come = [(flow, 1.0) for pair, flow in self._flows.items() if pair[1] == a and pair not in far]
-            program.row([*stay, (self._sink[a], 1.0), *_minus(self._number[a]), (ends[a], 1.0)])
-            program.row([*come, (self._source[a], 1.0), *_minus(self._number[a]), (begins[a], 1.0)])
+            program.row([*stay, *self._last[a], *_minus(self._number[a]), (ends[a], 1.0)])
+            program.row([*come, *self._first[a], *_minus(self._number[a]), (begins[a], 1.0)])
         for tails, heads in product(net.sets, repeat=2):
             looped = bool(level.place) and tails == heads == net.everything
             flows = [(flow, 1.0) for (a, b), flow in far.items() if a in tails and b in heads]
@@ -271,7 +284,8 @@ class _Relaxation:
             if time.monotonic() > self._deadline:
                 raise TimeoutError
             solved = self._program.solve()
-            assert solved is not None, "nothing covered is always a solution"
+            if solved is None:
+                return False  # the solver gave up: nothing covered is always a solution
             if solved.value >= full - margin:
                 if not self._lanes.add_violated(self._program, solved.columns):
                     return False
@@ -302,7 +316,7 @@ class _Relaxation:
         return True
 
 
-def _minus(terms: Iterable[tuple[int, float]]) -> list[tuple[int, float]]:
+def _minus(terms: Terms) -> Terms:
     return [(at, -factor) for at, factor in terms]
 
 

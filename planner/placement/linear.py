@@ -12,7 +12,7 @@ from .instance import Floats
 
 _MOST_CUTS = 30  # that are added at once
 
-Terms = Iterable[tuple[int, float]]  # (column or row, factor); what is named twice adds up
+Terms = list[tuple[int, float]]  # (column or row, factor); what is named twice adds up
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class Linear:
         self._optimal = highspy.HighsModelStatus.kOptimal
         self._columns = self._rows = 0
 
-    def column(self, high: float = inf, terms: Terms = (), objective: float = 0.0) -> int:
+    def column(self, high: float = inf, terms: Iterable[tuple[int, float]] = (), objective: float = 0.0) -> int:
         """A new variable up to `high`, with its factors by row; returns its number."""
         rows, factors = _merged(terms)
         self._highs.addCol(objective, 0.0, high, len(rows), rows, factors)
         self._columns += 1
         return self._columns - 1
 
-    def row(self, terms: Terms, low: float = -inf, high: float = 0.0) -> int:
+    def row(self, terms: Iterable[tuple[int, float]], low: float = -inf, high: float = 0.0) -> int:
         """A new constraint low <= sum of factor x column <= high; returns its number."""
         columns, factors = _merged(terms)
         self._highs.addRow(low, high, len(columns), columns, factors)
@@ -52,7 +52,7 @@ class Linear:
         return self._rows - 1
 
     def solve(self) -> Solved | None:
-        """The optimum, or None where there is no solution."""
+        """The optimum, or None where HiGHS finds none."""
         self._highs.run()
         if self._highs.getModelStatus() != self._optimal:
             return None
@@ -64,7 +64,7 @@ class Linear:
 class Cuts:
     """Rows, at most 0 each, that go into a program only where its solution violates them."""
 
-    def __init__(self, rows: Sequence[Sequence[tuple[int, float]]]) -> None:
+    def __init__(self, rows: Sequence[Terms]) -> None:
         self._rows = [_merged(row) for row in rows]
         self._starts = np.cumsum([0, *(len(columns) for columns, _ in self._rows[:-1])])
         self._left = np.ones(len(rows), bool)
@@ -83,7 +83,7 @@ class Cuts:
         return bool(chosen)
 
 
-def _merged(terms: Terms) -> tuple[np.ndarray, np.ndarray]:
+def _merged(terms: Iterable[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]:
     summed: dict[int, float] = {}
     for at, factor in terms:
         summed[at] = summed.get(at, 0.0) + factor
