@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from math import inf
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ import pytest
 from servecast.planner.placement.bound import work_bound
 from servecast.planner.placement.flow import largest_flow
 from servecast.planner.placement.instance import instance_from
+from servecast.planner.placement.regions import RegionPlanner, find_regions
 from servecast.planner.placement.solve import Placed, place
+from servecast.traces.streams import Stream
 
 KEY = "throughput_tokens_per_s_by_layers_held"
 
@@ -47,6 +50,26 @@ def test_sparse_links_are_followed() -> None:
     placed = solved(40, [(10, 5000.0, 8), (10, 2500.0, 6)], links)
     assert 0 < placed.value <= placed.bound
     assert largest_flow(placed.instance, placed.ranges).value == pytest.approx(placed.value)
+
+
+def test_slow_links_everywhere_take_many_lanes() -> None:
+    """Of twelve nodes six end where the others begin: 36 links of 34 tokens/s carry the 1200 that the nodes can do."""
+    everywhere = [[i, j, 34] for i in range(12) for j in range(12) if i != j]
+    placed = solved(12, [(12, 1200.0, 6)], everywhere, limit=8.0)
+    assert placed.value == pytest.approx(1200) and placed.gap == 0
+
+
+@pytest.mark.parametrize("wanted", [100, 140, 200])
+def test_segments_at_a_crossing_are_as_wide_as_it_takes(wanted: float) -> None:
+    """Two regions of fast and slow nodes; a lane that is faster than the others may not count for two."""
+    sizes, place = [(2, 900.0, 4), (4, 400.0, 3)] * 2, [0] * 6 + [1] * 6
+    kinds = [{"count": n, KEY: {str(k): top / k for k in range(1, most + 1)}} for n, top, most in sizes]
+    links = [[i, j, 9999 if place[i] == place[j] else 40] for i in range(12) for j in range(12) if i != j]
+    instance = instance_from({"name": "two", "layers": 24, "node_types": kinds, "links": links}, "x")
+    planner = RegionPlanner(instance, find_regions(instance, range(12), wanted))
+    placements = list(planner.placements(wanted, inf, Stream(0, "test"), 0))
+    assert placements
+    assert all(largest_flow(instance, ranges).value >= wanted * (1 - 1e-9) for ranges in placements)
 
 
 def test_a_proof_that_takes_too_long_leaves_a_valid_bound() -> None:
