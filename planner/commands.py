@@ -141,7 +141,8 @@ def _write(planned: Planned, folder: Path) -> None:
     from .picture import draw
     from .planfile import write_plan
 
-    write_json(planned.report, folder / "plan.json")
+    lasting = {key: value for key, value in planned.report.items() if key != "effort"}  # of this run, not of the plan
+    write_json(lasting, folder / "plan.json")
     draw(planned, folder / "pareto.png")
     if planned.values:
         write_plan(planned.values, folder / "plan.yaml", planned.report["explanation"])

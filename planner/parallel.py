@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Literal, TypeVar
 
 from .judge import Judge
+from .orphans import end_with_parent
 from .points import Capacity
 
 J = TypeVar("J")
@@ -34,7 +35,7 @@ def prefetch(capacity: Capacity, jobs: Sequence[Sequence[Point]]) -> None:
 
 def side_by_side(work: Callable[[J], R], jobs: Sequence[J]) -> Iterator[R]:
     """What `work` makes of each job, in their order, each in a process of its own."""
-    with ProcessPoolExecutor(max(1, min(os.cpu_count() or 1, len(jobs)))) as pool:
+    with ProcessPoolExecutor(max(1, min(os.cpu_count() or 1, len(jobs))), initializer=end_with_parent) as pool:
         yield from pool.map(work, jobs)
 
 

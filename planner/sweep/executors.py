@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Protocol
 
+from ..orphans import end_with_parent
 from .run import Job, Outcome, Source, attempt
 
 
@@ -123,17 +122,10 @@ class LocalExecutor:
 
 def _serve(pipe: Connection) -> None:
     """The life of a worker: jobs in, outcomes out."""
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    end_with_parent()
     with suppress(EOFError, OSError):
         while True:
             pipe.send(attempt(pipe.recv()))
-
-
-def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent:
-        wait([parent.sentinel])
-        os._exit(1)
 
 
 @contextmanager
