@@ -37,7 +37,7 @@ class Candidate:
     usd_per_hour : of a replica. most : replicas that the inventory has room for. idle_watts : of a replica, None where
     unknown.
     kv : of a request. inside, network : bytes/s of KV cache that it sends or receives within its node, and beyond.
-    pace : of its iterations, to compare it with others.
+    pace : of its iterations, to compare it with others. caches : whether it finds prefixes again.
     """
 
     name: str
@@ -52,6 +52,7 @@ class Candidate:
     inside: float
     network: float
     pace: Pace
+    caches: bool
 
     @property
     def role(self) -> str:
@@ -210,6 +211,7 @@ def _candidate(gpu: str, pool: Pool, deployment: Deployment, most: int) -> Candi
         model_kv_shape(deployment.model, pool.kv_cache_dtype),
         hardware.link.bandwidth * adapter, hardware.network.bandwidth * adapter,
         pace(dataclasses.replace(deployment, pool=pool)),  # which was deployed without its role
+        deployment.prefix_caching,
     )  # fmt: skip
 
 

@@ -105,12 +105,28 @@ class _Model:
         for i, offer in enumerate(offers):
             own = [(b, amounts[b][i]) for b in buckets if i in amounts[b]]
             busy = total(1 / rates[i][b] * x for b, x in own)
-            self.program.require(busy <= scenario.seconds * self.counts[offer.name], f"busy_{w}_{i}")
             if offer.kv_tokens < inf and any(offer.resident) and not scenario.prompts:
-                held = total(offer.resident[b] * x for b, x in own)  # Little's law
-                room = scenario.seconds * offer.kv_tokens * self.counts[offer.name]
-                self.program.require(held <= room, f"kv_{w}_{i}")
+                room = scenario.seconds * offer.kv_tokens
+                held = total(offer.resident[b] / room * x for b, x in own)  # Little's law
+                between, again = self._hold(f"{w}_{i}", offer, own, room)
+                self.program.require(held + between <= self.counts[offer.name], f"kv_{w}_{i}")
+                busy += again
+            self.program.require(busy <= scenario.seconds * self.counts[offer.name], f"busy_{w}_{i}")
         return amounts
+
+    def _hold(self, tag: str, offer: Offer, own: Sequence[tuple[int, Any]], room: float) -> tuple[Any, Any]:
+        """KV cache between requests that use it, in `room` token-seconds, and seconds to compute again what is let go.
+
+        The replica chooses what it holds, class by class: better than any eviction does.
+        """
+        between, again = [], []
+        for b, x in own if offer.held else ():
+            for c, (share, waits) in enumerate(offer.held[b]):
+                lost = self.program.number(f"lost_{tag}_{b}_{c}")
+                self.program.require(lost <= share * x, f"lost_{tag}_{b}_{c}")
+                between.append(waits / room * x - waits / share / room * lost)
+                again.append(offer.spared[b] * lost)
+        return total(between), total(again)
 
     def _stock(self) -> None:
         """GPUs that there are, and groups that fit into nodes."""

@@ -88,7 +88,9 @@ class Judge:
 
     def _replay(self, plan: Plan, table: RequestTable, targets: Targets) -> Verdict:
         before, probe = self.requests, busiest(table, round(_PROBE * len(table)))
-        for part in (probe, table) if _token_rate(probe) >= _BUSY * _token_rate(table) else (table,):
+        apart = table.blocks is None and table.programs is None  # else some in the probe miss what came before it
+        worthwhile = apart and _token_rate(probe) >= _BUSY * _token_rate(table)
+        for part in (probe, table) if worthwhile else (table,):
             watch = Hopeless(targets.slo, part, among=len(table))
             result = self._run(plan, part, watch)
             if watch.objective:

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from .candidates import Candidate, Rejected, fleet_plan
+from .candidates import Candidate, Rejected
 from .demand import needed, scenarios
 from .dominance import better_of
 from .judge import Verdict
 from .parallel import Point, prefetch
 from .points import Capacity, Interval, Isolated, Smooth, smooth_of
+from .prefixes import Prefixes
 from .problem import Counts, Goal, Misses, Offer, Problem
 from .promise import lower_hull
 from .targets import misses_phase, rare
@@ -32,7 +33,7 @@ class Known:
     """What is known of a candidate.
 
     top : requests/s with a full queue. rates, prompt_rates : the same by bucket, of requests and of prompts alone; 0
-    where the SLO excludes the bucket.
+    where the SLO excludes the bucket. cold_rates : of requests that find no prefix.
     isolated : by bucket, its requests alone. rate : of the trace, requests/s. busy_watts : with a full queue, 0 where
     unknown. probes : of the smooth rate.
     pooled : share of the trace that a replica carries, by replicas of its pool. alone : fleets of this type only, by
@@ -43,6 +44,7 @@ class Known:
     top: float
     rates: list[float]
     prompt_rates: list[float]
+    cold_rates: list[float]
     isolated: list[Isolated]
     rate: float
     busy_watts: float
@@ -87,11 +89,12 @@ class Market:
     def __init__(self, capacity: Capacity, candidates: list[Candidate], goal: Goal = "cost") -> None:
         """`capacity` comes with buckets; they are dropped where every candidate serves all of them or none."""
         self.goal = goal
+        capacity = replace(capacity, workload=_with_prefixes(capacity, candidates))
         prefetch(capacity, _families([("alone", (candidate,)) for candidate in candidates]))
         isolated = {candidate.name: capacity.alone(candidate) for candidate in candidates}
         if not any(0 < sum(i.missed is None for i in mine) < len(mine) for mine in isolated.values()):
             shares = capacity.workload.shares
-            capacity = replace(capacity, workload=Workload.of(capacity.workload.table, buckets=False))
+            capacity = replace(capacity, workload=capacity.workload.whole())
             isolated = {name: [_together(mine, shares)] for name, mine in isolated.items()}
         self.capacity, self.workload, self.inventory = capacity, capacity.workload, capacity.inventory
         self._bursts_of = dict.fromkeys(("prefill", "decode"), (0.0, inf))
@@ -105,6 +108,7 @@ class Market:
         full = {candidate.name: _full_queues(candidate, isolated[candidate.name]) for candidate in able}
         points: list[Point] = [("saturated", queue) for queues in full.values() for queue in queues]
         points += [("prompts", queue) for c in able if c.role == "mixed" for queue in _served_apart(full[c.name])]
+        points += [("cold", queue) for c in able if self._may_find(c) for queue in _served_apart(full[c.name])]
         prefetch(self.capacity, _families(points))
         figures = {c.name: (c.pace, (c.kv_tokens, c.inside, c.network)) for c in able}
         self._better = better_of(figures)
@@ -120,10 +124,17 @@ class Market:
         rates = _by_bucket(others or [top], isolated)
         prompts = {"mixed": [], "prefill": rates, "decode": [0.0 for _ in rates]}[candidate.role]
         alone = [self.capacity.prompts(*queue) for queue in (() if prompts else _served_apart(queues))]
+        prompts = prompts or _by_bucket(alone, isolated)
+        cold = [self.capacity.cold(*queue) for queue in (_served_apart(queues) if self._may_find(candidate) else ())]
+        watts = self.capacity.busy_watts(candidate)
         return Known(
-            candidate, top, rates, prompts or _by_bucket(alone, isolated), isolated, self.workload.rate,
-            self.capacity.busy_watts(candidate),
+            candidate, top, rates, prompts, _by_bucket(cold, isolated) if cold else rates, isolated, self.workload.rate,
+            watts,
         )  # fmt: skip
+
+    def _may_find(self, candidate: Candidate) -> bool:
+        """Whether there is anything in its prefix cache for the work of its role."""
+        return self.workload.prefixes is not None and candidate.caches and candidate.role != "decode"
 
     def beside(self) -> Market:
         """One that knows the same, with a judge that counts for itself."""
@@ -181,8 +192,7 @@ class Market:
 
     def replay(self, known: Known, replicas: int) -> Verdict:
         """A fleet of this type only on the whole trace."""
-        plan = fleet_plan(self.inventory, [replace(known.candidate.pool, replicas=replicas)])
-        known.alone[replicas] = self.capacity.replay(plan)
+        known.alone[replicas] = self.capacity.replay(self.capacity.one_type(known.candidate, replicas))
         return known.alone[replicas]
 
     def _late(self, known: Known) -> Misses:
@@ -252,14 +262,30 @@ class Market:
 
     def _offer(self, known: Known) -> Offer:
         c = known.candidate
-        sent = [c.kv.request_bytes(round(tokens)) for tokens in self.workload.mean_prompts]
+        sent = [c.kv.request_bytes(round(tokens)) for tokens in self.workload.mean_computed]
+        prefixes, tpot = self.workload.prefixes if self._may_find(c) else None, min(i.tpot for i in known.isolated)
+        spared = (
+            1 / cold - 1 / rate if rate else 0.0 for cold, rate in zip(known.cold_rates, known.rates, strict=True)
+        )
+        own = zip(known.isolated, self.workload.own_context, strict=True)
         return Offer(
             c.name, c.gpu, c.gpus, c.usd_per_hour, c.most, tuple(known.rates), known.share, self._late(known),
             tuple(known.prompt_rates), group=c.pool.tensor_parallel_size, role=c.pool.role,
-            kv_tokens=float(c.kv_tokens), resident=tuple(i.token_seconds for i in known.isolated),
+            kv_tokens=float(c.kv_tokens), resident=tuple(i.token_seconds * share for i, share in own),
+            held=prefixes.held(self.workload.bucket, len(known.rates), tpot) if prefixes else (),
+            spared=tuple(max(0.0, seconds) for seconds in spared),
             kv_format=c.pool.kv_cache_dtype, kv_bytes=tuple(sent), idle_watts=c.idle_watts or 0.0,
             busy_watts=known.busy_watts, inside=c.inside, network=c.network,
         )  # fmt: skip
+
+
+def _with_prefixes(capacity: Capacity, candidates: Sequence[Candidate]) -> Workload:
+    """With what prefix caches can spare, if there are any and a plan's `reuse` does not say what is found."""
+    workload = capacity.workload
+    if workload.table.blocks is None or "reuse" in capacity.inventory.plan or not any(c.caches for c in candidates):
+        return workload
+    prefixes = Prefixes.of(workload.table)
+    return replace(workload, prefixes=prefixes) if prefixes.spared.any() else workload
 
 
 def _full_queues(candidate: Candidate, isolated: list[Isolated]) -> list[tuple[Any, ...]]:

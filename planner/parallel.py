@@ -15,7 +15,7 @@ from .points import Capacity
 
 J = TypeVar("J")
 R = TypeVar("R")
-Method = Literal["alone", "saturated", "prompts", "at_rate", "replay"]
+Method = Literal["alone", "saturated", "cold", "prompts", "at_rate", "replay"]
 Point = tuple[Method, tuple[Any, ...]]  # of `Capacity`, with arguments
 
 

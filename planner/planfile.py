@@ -18,30 +18,33 @@ from .promise import Routing
 
 def values_of(
     inventory: Inventory, fleet: Mapping[Candidate, int], routing: Routing, bounds: Sequence[int],
-    seconds: Mapping[str, float], near: bool = False,
+    seconds: Mapping[str, float], near: bool = False, affinity: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """The mapping of a plan file.
 
     routing : share of each bucket of prompt lengths, with the buckets' `bounds`, by instance type. seconds : that a
     request stays on an instance type; a replica that gets `rate` requests/s then holds rate x seconds of them (Little).
-    near : prompts are decoded in the zone where they are computed.
+    near : prompts are decoded in the zone where they are computed. affinity : requests go where their prefix is cached,
+    unless that replica holds many times the load of others.
     """
     pools = [replace(candidate.pool, replicas=n) for candidate, n in fleet.items()]
     roles = {candidate.role for candidate in fleet}
     if roles == {"mixed"}:
-        return plan_values(inventory, pools, router=_router("mixed", fleet, routing, bounds, seconds))
-    first, then = (_router(phase, fleet, routing, bounds, seconds) for phase in ("prefill", "decode"))
+        return plan_values(inventory, pools, router=_router("mixed", fleet, routing, bounds, seconds, affinity))
+    first = _router("prefill", fleet, routing, bounds, seconds, affinity)
+    then = _router("decode", fleet, routing, bounds, seconds, False)
     stay = {"keep_mixed": "mixed" in roles, "near": near}
     apart = {"decode_router": then, **{key: True for key, on in stay.items() if on}, **inventory.disaggregation}
     return plan_values(inventory, pools, router=first, disaggregation=apart)
 
 
 def _router(
-    phase: str, fleet: Mapping[Candidate, int], routing: Routing, bounds: Sequence[int], seconds: Mapping[str, float]
-) -> str | dict[str, Any]:
+    phase: str, fleet: Mapping[Candidate, int], routing: Routing, bounds: Sequence[int], seconds: Mapping[str, float],
+    affinity: bool,
+) -> str | dict[str, Any]:  # fmt: skip
     """The router of new requests, or (phase "decode") of those that are handed over: by replica, how many it holds."""
     able = [c for c in fleet if c.role == phase or (c.role == "mixed" and phase != "decode")]
-    if len(able) == 1 and (len(fleet) == 1 or "mixed" not in {c.role for c in fleet}):
+    if not affinity and len(able) == 1 and (len(fleet) == 1 or "mixed" not in {c.role for c in fleet}):
         return {"name": "least_outstanding", "by": "tokens"} if phase == "prefill" else "least_outstanding"
     rows = []
     for shares in routing:
@@ -50,9 +53,10 @@ def _router(
         }
         most = max(held.values()) or 1.0
         rows.append([round(held[c] / most, 4) for c, n in fleet.items() for _ in range(n)])
+    more = {"affinity": True} if affinity else {}
     if all(row == rows[0] for row in rows):
-        return {"name": "planned_shares", "weights": rows[:1]}
-    return {"name": "planned_shares", "weights": rows, "bounds": list(bounds)}
+        return {"name": "planned_shares", "weights": rows[:1], **more}
+    return {"name": "planned_shares", "weights": rows, "bounds": list(bounds), **more}
 
 
 def plan_of(values: dict[str, Any], name: str = "fleet") -> Plan:

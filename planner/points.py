@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, sqrt
+from typing import Any
 
 import numpy as np
 
@@ -110,7 +111,13 @@ class Capacity:
         table = _phase(self._sample(bucket), "prefill")
         few, many = len(table) // 9, len(table) // 3
         average = float(table.prompt_tokens[few:many].sum() / table.prompt_tokens.mean())
-        return average / _between(*self._drained(candidate, table, few, many))
+        return average / _between(*self._drained(self._plan(candidate), table, few, many))
+
+    def cold(self, candidate: Candidate, bucket: int | None = None) -> float:
+        """The same as `saturated` where nothing is found in a prefix cache."""
+        table = _phase(self._sample(bucket), candidate.role)
+        few, many = self._drained(self._plan(candidate, warm=False), table, len(table) // 3, len(table))
+        return (many.requests - few.requests) / _between(few, many)
 
     def busy_watts(self, candidate: Candidate) -> float:
         """What one replica draws with a full queue; 0 where nobody knows."""
@@ -118,14 +125,14 @@ class Capacity:
 
     def _full_queue(self, candidate: Candidate, bucket: int | None) -> tuple[Verdict, Verdict]:
         table = _phase(self._sample(bucket), candidate.role)
-        return self._drained(candidate, table, len(table) // 3, len(table))
+        return self._drained(self._plan(candidate), table, len(table) // 3, len(table))
 
     def _sample(self, bucket: int | None) -> RequestTable:
         return self.workload.sample(self.judge.seed, None if bucket is None else [bucket])
 
-    def _drained(self, candidate: Candidate, table: RequestTable, few: int, many: int) -> tuple[Verdict, Verdict]:
+    def _drained(self, plan: Plan, table: RequestTable, few: int, many: int) -> tuple[Verdict, Verdict]:
         """Two amounts of work that are there at once: what one takes more than the other has no ends."""
-        plan, anything = self._plan(candidate), Targets(SLO({}, {}, ()), len(table))
+        anything = Targets(SLO({}, {}, ()), len(table))
         first, second = (self.judge.sample(plan, table.take(slice(0, n)), anything) for n in (few, many))
         return first, second
 
@@ -142,7 +149,7 @@ class Capacity:
     def pooled(self, candidate: Candidate, replicas: int, low: float, top: float) -> Interval:
         """The share of the trace that each of so many replicas carries within the SLO; together at least `low`, below
         `top`."""
-        plan, table = fleet_plan(self.inventory, [replace(candidate.pool, replicas=replicas)]), self.workload.table
+        plan, table = self.one_type(candidate, replicas), self.workload.table
 
         def carries(share: float) -> bool:
             part = thinned(table, share, self.judge.seed)
@@ -151,15 +158,29 @@ class Capacity:
         share = largest(carries, top, low)
         return Interval(share.low / replicas, share.high / replicas)
 
-    def _plan(self, candidate: Candidate) -> Plan:
+    def one_type(self, candidate: Candidate, replicas: int) -> Plan:
+        """So many replicas; where prefixes can be found, requests go to them."""
+        router = {"name": "planned_shares", "weights": [[1.0] * replicas], "affinity": True}
+        more: dict[str, Any] = {"router": router} if self.workload.prefixes else {}
+        return fleet_plan(self.inventory, [replace(candidate.pool, replicas=replicas)], **more)
+
+    def _plan(self, candidate: Candidate, warm: bool = True) -> Plan:
         """One replica, with all that it needs to be judged by its role. Where it stands and what it costs is no matter:
-        the same card in two zones is measured once."""
+        the same card in two zones is measured once.
+
+        warm : what its requests might find in a prefix cache takes its memory and is read, but never computed. They are
+        measured apart from each other, so nothing is kept between them.
+        """
         pool = replace(candidate.pool, name=_TESTED, fabric="", price_per_hour=None)
+        kept = {key: value for key, value in self.inventory.plan.items() if key not in ("retention", "tiers")}
+        if self.workload.prefixes and candidate.caches and warm:
+            kept["reuse"] = {"name": "kvshare", "hit": 1.0, "recompute": 0.0}
+        inventory = replace(self.inventory, plan=kept)
         if candidate.role != "decode":
-            return fleet_plan(self.inventory, [replace(pool, role="mixed")])
+            return fleet_plan(inventory, [replace(pool, role="mixed")])
         helpers = replace(pool, name="helpers", role="prefill", replicas=_HELPERS)
         free = {"bandwidth": _NO_LIMIT, "latency": 0.0}
-        return fleet_plan(self.inventory, [helpers, pool], links={"link": free, "network": free})
+        return fleet_plan(inventory, [helpers, pool], links={"link": free, "network": free})
 
 
 def _between(few: Verdict, many: Verdict) -> float:

@@ -26,7 +26,9 @@ class Offer:
     share : of the whole trace that a replica carries at best, within the SLO. late : by objective, lines whose
     maximum is thought to be the requests/s beyond its limit, by the requests/s that a replica gets.
     kv_tokens : room of a replica.
-    resident : token-seconds in the KV cache that a request of each bucket takes at least.
+    resident : token-seconds in the KV cache that a request of each bucket takes at least, itself. held : by bucket,
+    classes of prefixes that it finds: share of their tokens, and token-seconds from one use to the next for a request.
+    spared : seconds of work that all of them save it; `rates` and `share` are with that.
     role : "prefill" and "decode" replicas serve a request together, with one `kv_format`. kv_bytes : of a request's
     prompt, by bucket.
     inside, network : bytes/s of KV cache in or out, within a node and beyond.
@@ -45,6 +47,8 @@ class Offer:
     role: Literal["mixed", "prefill", "decode"] = "mixed"
     kv_tokens: float = inf
     resident: tuple[float, ...] = ()
+    held: tuple[tuple[tuple[float, float], ...], ...] = ()
+    spared: tuple[float, ...] = ()
     idle_watts: float = 0.0
     busy_watts: float = 0.0
     kv_format: str = ""

@@ -279,7 +279,8 @@ class Search:
         seconds = {c.name: market.known[c.name].smooth.seconds for c in members}
         near = self.near(counts)
         routing = self._balance(counts, near)[1]
-        return values_of(market.inventory, members, routing, market.workload.bounds, seconds, near)
+        affinity = market.workload.prefixes is not None
+        return values_of(market.inventory, members, routing, market.workload.bounds, seconds, near, affinity)
 
     def _places(self, counts: Counts) -> set[tuple[str, str]]:
         """Roles and zones of a fleet's replicas."""

@@ -29,9 +29,9 @@ def closed_pairs(problem: Problem, capacity: Capacity, isolated: Mapping[str, Se
     messages = 1 if capacity.inventory.disaggregation.get("direction") == "push" else 2  # a pull asks first
     rates = {(p, d): bandwidth(problem, offers[p], offers[d]) for p, d in pairs_of(problem)}
     closed = set()
-    for bucket, mean in enumerate(workload.mean_prompts):
+    for bucket, mean in enumerate(workload.mean_computed):
         many = (workload.bucket == bucket) & (workload.table.output_tokens > 1)
-        share = workload.table.prompt_tokens[many] / mean / (workload.table.output_tokens[many] - 1)
+        share = workload.computed[many] / mean / (workload.table.output_tokens[many] - 1)
         known: dict[tuple[float, float, float], bool] = {}
         for (p, d), rate in rates.items():
             link = links.get(zones_of(problem, offers[p], offers[d]))

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..traces.chunks import Chunks
 from ..traces.streams import Stream
 from ..traces.table import RequestTable
+from .prefixes import Prefixes
 
 _QUANTILES = (0.5, 0.9)  # of prompt lengths, between the buckets
 _SAMPLED = (200, 800)  # requests of a capacity sample: a fifth of the trace within these
@@ -19,12 +21,16 @@ _SAMPLED = (200, 800)  # requests of a capacity sample: a fifth of the trace wit
 
 @dataclass(frozen=True)
 class Workload:
-    """bounds : longest prompt of each bucket but the last. bucket : of every request. shares : by bucket."""
+    """bounds : longest prompt of each bucket but the last. bucket : of every request. shares : by bucket.
+
+    prefixes : what prefix caches spare; None where there are none, or nothing to find.
+    """
 
     table: RequestTable
     bounds: tuple[int, ...]
     bucket: NDArray[np.int64]
     shares: tuple[float, ...]
+    prefixes: Prefixes | None = None
 
     @classmethod
     def of(cls, table: RequestTable, buckets: bool = True) -> Workload:
@@ -47,13 +53,26 @@ class Workload:
 
     @property
     def computed(self) -> NDArray[np.int64]:
-        """Prompt tokens of each request that must be computed."""
-        return self.table.prompt_tokens
+        """Prompt tokens of each request that must be computed, with all others found."""
+        return self.table.prompt_tokens - (self.prefixes.spared if self.prefixes else 0)
+
+    def whole(self) -> Workload:
+        """The same without buckets."""
+        return replace(Workload.of(self.table, buckets=False), prefixes=self.prefixes)
 
     @cached_property
-    def mean_prompts(self) -> list[float]:
-        """Prompt tokens on average, by bucket."""
-        sums = np.bincount(self.bucket, self.table.prompt_tokens, len(self.shares))
+    def own_context(self) -> list[float]:
+        """By bucket, the share of what answers read that their request brought in itself; all but prefixes found."""
+        output = self.table.output_tokens
+        read = np.bincount(self.bucket, output * (self.table.prompt_tokens + output / 2), len(self.shares))
+        own = np.bincount(self.bucket, output * (self.computed + output / 2), len(self.shares))
+        shares: list[float] = (own / np.maximum(read, 1e-9)).tolist()
+        return shares
+
+    @cached_property
+    def mean_computed(self) -> list[float]:
+        """The same on average, by bucket."""
+        sums = np.bincount(self.bucket, self.computed, len(self.shares))
         means: list[float] = (sums / np.maximum(np.bincount(self.bucket, minlength=len(self.shares)), 1)).tolist()
         return means
 
@@ -62,8 +81,17 @@ class Workload:
         """Requests/s on average."""
         return len(self.table) / self.span if self.span else float("inf")
 
+    @cached_property
+    def _apart(self) -> RequestTable:
+        """The requests without their arrivals (all 0) and programs, each by itself: the prefix that it finds is a chunk
+        of its own."""
+        if self.prefixes is None:
+            return replace(self.table, arrival=np.zeros(len(self.table)), programs=None)
+        found = Chunks.of([[(row, tokens, 0)] for row, tokens in enumerate(self.prefixes.spared.tolist())], ("prefix",))
+        return replace(self.table, arrival=np.zeros(len(self.table)), programs=None, blocks=None, chunks=found)
+
     def sample(self, seed: int, buckets: Sequence[int] | None = None) -> RequestTable:
-        """Requests from the trace, or from some buckets, in random order without their arrivals (all 0).
+        """Requests from the trace, or from some buckets, in random order, each by itself.
 
         Every so many-th by size, so that the sample weighs what the trace weighs.
         """
@@ -74,14 +102,14 @@ class Workload:
         places = ((np.arange(requests) + 0.5) / requests * len(rows)).astype(int)
         drawn = rows[np.argsort(size, kind="stable")][places]
         order = np.argsort(Stream(seed, f"capacity sample {'' if whole else buckets}").uniform(requests), kind="stable")
-        return replace(self.table, arrival=np.zeros(len(self.table))).take(drawn[order])
+        return self._apart.take(drawn[order])
 
     def spread(self, bucket: int, requests: int) -> RequestTable:
-        """Requests of a bucket at even quantiles of prompt length, the longest included; without arrivals."""
+        """Requests of a bucket at even quantiles of prompt length, the longest included, each by itself."""
         rows = np.flatnonzero(self.bucket == bucket)
         ordered = rows[np.argsort(self.table.prompt_tokens[rows], kind="stable")]
         places = np.linspace(0, len(ordered) - 1, min(requests, len(ordered))).round().astype(int)
-        return replace(self.table, arrival=np.zeros(len(self.table))).take(ordered[places])
+        return self._apart.take(ordered[places])
 
 
 def evenly(table: RequestTable, rate: float) -> RequestTable:
@@ -90,5 +118,9 @@ def evenly(table: RequestTable, rate: float) -> RequestTable:
 
 
 def thinned(table: RequestTable, share: float, seed: int) -> RequestTable:
-    """A share of the requests; what a smaller share keeps, a larger one keeps as well."""
-    return table.take(Stream(seed, "thinning").uniform(len(table)) < share)
+    """A share of the requests, by whole sessions where there are any; what a smaller share keeps, a larger one does."""
+    if table.session is None:
+        return table.take(Stream(seed, "thinning").uniform(len(table)) < share)
+    kept = Stream(seed, "thinning").uniform(len(table.session.names)) < share
+    own = Stream(seed, "thinning of the rest").uniform(len(table)) < share  # of requests without a session
+    return table.take(np.where(table.session.codes >= 0, kept[table.session.codes], own))

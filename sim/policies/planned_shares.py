@@ -16,10 +16,13 @@ class PlannedShares:
 
     weights : requests that each replica, by number, ought to hold in proportion, for every class of prompt lengths.
     bounds : longest prompt of each class but the last; ascending. Where no candidate has a weight, all count alike.
+    affinity : count a replica's requests by the share of the prompt that is not in its prefix cache, so that a session
+    goes on where its KV cache is, unless that replica holds many times the load of others.
     """
 
     weights: tuple[tuple[float, ...], ...]
     bounds: tuple[int, ...] = ()
+    affinity: bool = False
 
     def __post_init__(self) -> None:
         check(
@@ -34,8 +37,12 @@ class PlannedShares:
         best, least = 0, float("inf")
         for i, view in enumerate(views):
             weight = weights[view.id] if view.id < len(weights) else 0.0
-            if weight and (view.requests + 1) / weight < least:
-                best, least = i, (view.requests + 1) / weight
+            if weight:
+                load = (view.requests + 1) / weight
+                if self.affinity:
+                    load *= 1 - view.cached_tokens(request) / request.prompt_tokens
+                if load < least:
+                    best, least = i, load
         if least < float("inf"):
             return best
         return min(range(len(views)), key=lambda i: views[i].requests)

@@ -88,6 +88,17 @@ def pair(**more: object) -> Problem:
     return problem(prefill, offer("d", 1.0, 2.5, role="decode", kv_bytes=(1e9,), **{"gpu": "a100", **more}))
 
 
+def test_prefixes_are_held_or_computed_again() -> None:
+    """10 requests/s that take 0.1 s with all of their prefix and 0.3 s without; half of it waits 40 token-seconds, half
+    200, so 2,400 tokens hold all of it. One replica with 1,000 would compute 35 % again and be busy for 1.7; two hold
+    the first half and 80 % of the second. With no room to speak of it takes three."""
+    one = offer("a", 1.0, 10.0, share=1.0, resident=(1e-3,), spared=(0.2,), held=(((0.5, 40.0), (0.5, 200.0)),))
+    assert fleet(problem(one)).counts == {"a": 1}
+    assert fleet(problem(replace(one, kv_tokens=2401.0))).counts == {"a": 1}
+    assert fleet(problem(replace(one, kv_tokens=1000.0))).price == pytest.approx(2)
+    assert fleet(problem(replace(one, kv_tokens=0.1))).counts == {"a": 3}
+
+
 def test_prefill_and_decode_are_balanced() -> None:
     assert fleet(pair()).counts == {"p": 2, "d": 4}
 
