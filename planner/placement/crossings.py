@@ -24,7 +24,7 @@ from .instance import Floats, Instance
 from .lanes import lane_prices
 from .linear import Cuts, Linear, Terms
 
-_CLOSE = 1e-5  # relative difference of flows at which bisection ends
+_CLOSE = 1e-5  # difference of flows, as a share of the first bound, at which bisection ends
 _PROOF = 1e-6  # share of the layers that must be left uncovered
 _MOST_LEVELS = 4
 _MOST_CLASSES = 12
@@ -44,7 +44,8 @@ def crossing_bound(instance: Instance, low: float, high: float, deadline: float)
 
     if low and refuted(low * (1 + TOLERANCE)):
         return low
-    while high - low > _CLOSE * high and time.monotonic() < deadline:
+    close = _CLOSE * high
+    while high - low > close and time.monotonic() < deadline:
         middle = (low + high) / 2
         if refuted(middle):
             high = middle

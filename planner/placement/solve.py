@@ -60,8 +60,9 @@ def _check_room(instance: Instance) -> None:
 
 
 def _room(instance: Instance) -> int:
-    """Layers that the nodes hold together at most."""
-    return sum(kind.count * max(kind.rates) for kind in instance.node_types)
+    """Layers that the nodes hold together at most; a node that holds more than there are, or nothing, holds none."""
+    most = instance.layers
+    return sum(kind.count * max((k for k in kind.rates if k <= most), default=0) for kind in instance.node_types)
 
 
 class _Search:

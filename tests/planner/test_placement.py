@@ -239,7 +239,8 @@ def test_the_same_seed_gives_the_same_placement_where_time_does_not_decide() -> 
 
 # -- what a file may say ------------------------------------------------------------------------------------------
 
-NODES = {"count": 2, "name": "gpu", "throughput_tokens_per_s_by_layers_held": {"1": 100.0, "2": 60.0}}
+KEY = "throughput_tokens_per_s_by_layers_held"
+NODES = {"count": 2, "name": "gpu", KEY: {"1": 100.0, "2": 60.0}}
 
 
 def read(**values: Any) -> Instance:
@@ -289,3 +290,13 @@ def test_bad_instances_are_refused(values: dict[str, Any], words: str) -> None:
 def test_too_few_nodes_are_refused_with_the_count() -> None:
     with pytest.raises(InputError, match="hold 6 layers at most; expected room for 9"):
         place(read(layers=9))
+
+
+def test_nodes_that_only_hold_more_layers_than_there_are_have_no_room() -> None:
+    with pytest.raises(InputError, match="hold 0 layers at most; expected room for 1"):
+        place(instance_from({"layers": 1, "node_types": [{**NODES, KEY: {"2": 60.0}}]}, "x"))
+
+
+def test_the_crossing_bound_ends_where_nothing_can_flow() -> None:
+    instance = read(links=[[0, 1, 0.0], [1, 0, 0.0]])
+    assert crossing_bound(instance, 0.0, 100.0, inf) < 0.01
