@@ -18,6 +18,7 @@ from itertools import chain, pairwise, product
 
 import numpy as np
 
+from ..milp import default_solver
 from .bound import TOLERANCE
 from .covers import Cover, Item, Pricing, useful_items
 from .instance import Floats, Instance
@@ -33,7 +34,12 @@ Set = frozenset[int]  # of classes
 
 
 def crossing_bound(instance: Instance, low: float, high: float, deadline: float) -> float:
-    """Tokens/s that no placement exceeds, `high` at most; `low` is a flow that one has, and the bound where proven."""
+    """Tokens/s that no placement exceeds, `high` at most; `low` is a flow that one has, and the bound where proven.
+
+    `high` itself where `highspy` is not installed.
+    """
+    if default_solver() != "highs":
+        return high
     classes = _classes(instance, high)
 
     def refuted(flow: float) -> bool:

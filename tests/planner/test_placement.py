@@ -18,6 +18,7 @@ from scipy.sparse.csgraph import maximum_flow
 
 from servecast.errors import InputError
 from servecast.planner.instances import solve_file
+from servecast.planner.placement import crossings
 from servecast.planner.placement.bound import cover_bound, work_bound
 from servecast.planner.placement.crossings import crossing_bound
 from servecast.planner.placement.flow import Range, largest_flow
@@ -300,3 +301,8 @@ def test_nodes_that_only_hold_more_layers_than_there_are_have_no_room() -> None:
 def test_the_crossing_bound_ends_where_nothing_can_flow() -> None:
     instance = read(links=[[0, 1, 0.0], [1, 0, 0.0]])
     assert crossing_bound(instance, 0.0, 100.0, inf) < 0.01
+
+
+def test_without_highspy_links_do_not_lower_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crossings, "default_solver", lambda: "scipy")
+    assert crossing_bound(read(links=[[0, 1, 0.0], [1, 0, 0.0]]), 0.0, 100.0, inf) == 100
