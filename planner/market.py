@@ -197,9 +197,9 @@ class Market:
 
     def _late(self, known: Known) -> Misses:
         """By objective, lines below the misses that were measured, at rates that bursts have made smaller."""
-        smooth, pace = known.smooth, self._pace(known)
         if not known.probes:
             return ()
+        smooth, pace = known.smooth, self._pace(known)
         lines = []
         for o, objective in enumerate(self.capacity.targets.phase(known.candidate.role, 1).slo.objectives):
             if rare(objective):

@@ -34,7 +34,7 @@ _LITTLE = 0.98  # of what a fleet promises: what zones that keep to themselves m
 _CLOSED = 0.98  # of the best price: no search for better ones between
 _PATIENCE = 7  # promising fleets that may miss one after the other
 _NONE_LEFT = "no cheaper fleet is left in the relaxed model"
-_IDLE = 6  # fleets that may miss one after the other without raising the bound
+_IDLE = 4  # fleets that may miss one after the other without raising the bound
 _DEMANDS = (1.05, 1.25, 1.5, 2.0)  # of the load, for a first fleet where no single type will do
 
 
