@@ -45,7 +45,14 @@ def scenarios(workload: Workload, targets: Targets, attention: float) -> tuple[S
     Stretches count as many requests of average work as they have of the term of which they have least.
     """
     table, terms = workload.table, Terms.of(workload, attention)
-    found = [Scenario("the trace", _end(workload, targets), _count(workload), targets.allowed() * targets.requests)]
+    found = [
+        Scenario(
+            "requests of the whole trace",
+            _end(workload, targets),
+            _count(workload),
+            targets.allowed() * targets.requests,
+        )
+    ]
     for limit, rare in targets.strict("ttft"):
         when = times(table, np.full(len(table), limit))
         found.append(_due("first tokens", workload, when, [terms.prompt], ceil(rare * len(table)), True))
@@ -100,5 +107,9 @@ def _due(
         mine = workload.bucket == bucket
         least = (without_most(t, chosen.rows & mine, when.group, most) / float(t[mine].mean()) for t in terms)
         arrivals.append(min(least))
-    name = f"{what} due within {chosen.number} stretches of {chosen.seconds:.1f} s in all"
+    one = chosen.number == 1
+    where = (
+        f"one stretch of {chosen.seconds:.1f} s" if one else f"{chosen.number} stretches, {chosen.seconds:.1f} s in all"
+    )
+    name = f"{what} due in {where}"
     return Scenario(name, chosen.seconds, tuple(arrivals), prompts=prompts)

@@ -92,7 +92,7 @@ def _binding(problem: Problem, search: Search) -> list[str]:
             w, _, phase = rest.split("_")
             what = {"mixed": "requests", "prefill": "prompts", "decode": "answers"}[phase]
             window = problem.scenarios[int(w)].name
-            lines.append(f"the {what} of {window} bind: 1,000 more of them would cost {dual * 1000:.4g} {unit}")
+            lines.append(f"the {window} bind: 1,000 more {what} there would cost {dual * 1000:.4g} {unit}")
     for way, saved in what_links_are_worth(problem, relaxed.outcome.duals):
         if saved > 1e-9:
             lines.append(f"the link from {way} binds: 1 GB/s more would save {saved:.4g} {unit}")

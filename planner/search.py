@@ -12,7 +12,7 @@ Optimistic capacities make the program's answer a bound on the price in its capa
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
@@ -97,7 +97,7 @@ class Search:
         stopped = ""
         while not stopped:
             stopped = self._step()
-            if stopped and (self._trim() or self._disprove()):
+            if stopped and (self._trim() or self._disprove() or self._regroup()):
                 stopped = ""
         relaxation = self._solve()
         bound = self._best.price if self._best else inf
@@ -167,6 +167,29 @@ class Search:
             low = bound
             spent += self.attempt(answer.counts).verdict.requests
         return self._best is not best
+
+    def _regroup(self) -> bool:
+        """Replay the most promising of the fleets that have the best one's GPUs in replicas of another size or setting,
+        and one replica less: promises of such fleets are too close to choose by. Whether one met the SLO."""
+        best = self._best
+        if best is None or not self._left:
+            return False
+        fewer = [{**same, name: n - 1} for same in self._same_gpus(best.counts) for name, n in same.items()]
+        fleets = [{name: n for name, n in counts.items() if n} for counts in fewer]
+        fresh = [c for c in fleets if self.complete(c) and not any(_within(c, cut) for cut in self._cuts)]
+        unique = {tuple(sorted(c.items())): c for c in fresh if self.least_price(c) < best.price * (1 - _STEP)}
+        ranked = sorted((c for key, c in unique.items() if key not in self._tried), key=lambda c: -self.route(c)[0])
+        return any(self.attempt(counts).verdict.met for counts in ranked[: min(self._diverse, self._left)])
+
+    def _same_gpus(self, counts: Counts) -> Iterator[Counts]:
+        """Fleets in which one type makes room for another on the same GPUs."""
+        members = self._members(counts)
+        for old, n in members.items():
+            for new in (known.candidate for known in self.market.known.values()):
+                replicas = n * old.gpus // new.gpus
+                if new is not old and (new.gpu, new.role) == (old.gpu, old.role) and replicas:
+                    rest = {name: k for name, k in counts.items() if name != old.name}
+                    yield {**rest, new.name: rest.get(new.name, 0) + replicas}
 
     def complete(self, counts: Counts) -> bool:
         """Whether it serves requests, with nobody who would have nothing to do or no way to hand over."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from servecast.traces.table import RequestTable
 RATE, REQUESTS = 50.0, 6000
 LIMITS = SLO({}, {}, tuple(Objective.parse(text, "slo") for text in ("ttft p99 <= 1s", "tpot p99 <= 25ms")))
 REPLICAS, BATCH = 15, 80  # of the published sizing
+STOCK = {"h200": Stock(128)}
 
 
 def trace(cv: float) -> RequestTable:
@@ -70,22 +70,27 @@ def main() -> None:
 
 
 def compare(cost: Path) -> None:
-    """Three kinds of arrivals, three fleets each."""
-    inventory = Inventory("qwen3-32b", {"h200": Stock(128)}, plan={"cost": str(cost)})
+    """Three kinds of arrivals; the published fleet, and the planner's of mixed replicas and of any roles."""
     for name, cv in (("steady", 0.0), ("Poisson", 1.0), ("CV 3", 3.0)):
         table = trace(cv)
         for words, batch in ((f"batch {BATCH}", BATCH), ("any batch", None)):
             report = build_report(run(table, published(cost, batch)), LIMITS)
             verdict = shown(report["slo"]["objectives"])
             print(f"{name:<8}{verdict}  aiconfigurator: {REPLICAS} x TP4, {words}, {4 * REPLICAS} GPUs", flush=True)
-        started = time.process_time()
-        planned = plan_fleet(table, LIMITS, inventory, Options(default_solver(), compare=False))
-        took, plan = time.process_time() - started, planned.report["plan"]
-        fleet = " + ".join(f"{n} x {name}" for name, n in plan["counts"].items())
-        gpus = round(plan["usd_per_hour"] / inventory.price("h200"))
-        bound = planned.report["bound"] / inventory.price("h200")
-        figures = f"{gpus} GPUs (bound {bound:.1f}), {took:.0f} CPU s"
-        print(f"{name:<8}{shown(plan['objectives'])}  servecast: {fleet}, {figures}")
+        for roles in (("mixed",), ("mixed", "prefill", "decode")):
+            inventory = Inventory("qwen3-32b", STOCK, role=roles, plan={"cost": str(cost)})
+            print(f"{name:<8}{planned(table, inventory)}", flush=True)
+
+
+def planned(table: RequestTable, inventory: Inventory) -> str:
+    """The planner's fleet, in a line."""
+    before = os.times()
+    report = plan_fleet(table, LIMITS, inventory, Options(default_solver(), compare=False)).report
+    took = sum(os.times()[:4]) - sum(before[:4])
+    fleet = " + ".join(f"{n} x {name}" for name, n in report["plan"]["counts"].items())
+    gpus, bound = (usd / inventory.price("h200") for usd in (report["value"], report["bound"]))
+    verdict = shown(report["plan"]["objectives"])
+    return f"{verdict}  servecast: {fleet}, {gpus:.0f} GPUs (bound {bound:.1f}), {took:.0f} CPU s"
 
 
 if __name__ == "__main__":

@@ -188,3 +188,15 @@ def test_a_near_miss_that_is_noted_twice_is_left_out_once() -> None:
         search._note({name: 1}, near)
     found = search.run()
     assert found.best and found.best.counts != {name: 1}
+
+
+def test_the_same_gpus_in_replicas_of_another_size_may_do_with_less() -> None:
+    """Where no proof ends the search: two GPUs apart in place of two that are one, and somebody left out."""
+    gpus = {"h100": Stock(4), "l40s": Stock(8, price_per_hour=0.86)}
+    inventory = Inventory("llama-3.1-8b", gpus, tensor_parallel_size=(1, 2), max_num_batched_tokens=(None,))
+    asked = slo("ttft p99 <= 1s", "tpot p99 <= 60ms")
+    search = Search(market(inventory, small.trace(40, 800, 1.0), asked), solver="highs")
+    large = search.attempt({"h100-tp2-pp1": 1, "l40s-tp1-pp1": 2})
+    assert large.verdict.met and search._regroup()
+    best = search._best
+    assert best and best.verdict.met and best.price < large.price and "h100-tp1-pp1" in best.counts
