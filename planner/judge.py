@@ -20,7 +20,7 @@ from .cache import Cache, fingerprint
 from .deployed import Deployed
 from .hopeless import Hopeless
 from .intervals import intervals
-from .targets import Targets, describe
+from .targets import Targets, blame, describe
 
 _PROBE = 0.1  # share of the trace that is tried first: the busiest stretch of so many requests
 _BUSY = 1.5  # times the average tokens a second: where the busiest stretch brings less, it tells little
@@ -148,7 +148,7 @@ class Judge:
 
 def _verdict(result: Run, targets: Targets) -> Verdict:
     report = build_report(result, targets.slo)
-    objectives = report["slo"]["objectives"]
+    objectives = [blame(o, report["slo"]["limits"]) for o in report["slo"]["objectives"]]
     finished = Finished(result)
     good = round((report["slo"]["goodput_of_offered"] or 0.0) * report["num_prompts"])
     judged = report["completed"] if result.interrupted else report["num_prompts"]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, inf
+from typing import Any
 
 from ..configs.slo import METRICS, SLO, Objective
 from ..errors import InputError, unknown_name
@@ -13,6 +14,7 @@ from ..traces.table import RequestTable
 
 _BEYOND = 5  # requests that must lie beyond a percentile before it says anything
 _PHASES = {"prefill": ("ttft",), "decode": ("tpot", "itl")}  # what a role can be judged by, without the other one
+_ROLES_OWN = [metric for metrics in _PHASES.values() for metric in metrics]
 
 
 @dataclass(frozen=True)
@@ -135,9 +137,22 @@ def rare(objective: Objective) -> float:
     return 1 - share if 0 < share < 1 else 0.0
 
 
-def misses_phase(objectives: Sequence[dict[str, object]], role: str) -> bool:
-    """Whether an objective of a verdict was missed that this role is judged by."""
-    return any(not o["met"] and str(o["objective"]).split()[0] in (*_PHASES[role], "goodput") for o in objectives)
+def blame(objective: dict[str, Any], limits: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """An objective's verdict; where goodput was missed, with the metric whose limit most requests were over.
+
+    limits : of a request, by metric, as a report has them.
+    """
+    missed = {metric: limit["requests"] for metric, limit in limits.items() if limit["requests"]}
+    if objective["met"] or not str(objective["objective"]).startswith("goodput") or not missed:
+        return objective
+    return {**objective, "dominating": max(missed, key=lambda metric: missed[metric])}
+
+
+def misses_phase(objectives: Sequence[dict[str, Any]], role: str) -> bool:
+    """Whether an objective of a verdict was missed that this role is judged by; goodput by the limit that broke it."""
+    broken = [(o["objective"].split()[0], o.get("dominating")) for o in objectives if not o["met"]]
+    metrics = [cause if metric == "goodput" and cause in _ROLES_OWN else metric for metric, cause in broken]
+    return any(metric in (*_PHASES[role], "goodput") for metric in metrics)
 
 
 def describe(verdicts: Sequence[dict[str, object]]) -> str:
