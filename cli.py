@@ -72,8 +72,8 @@ def _number(kind: type, expected: str) -> Callable[[str], Any]:
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line; imports no more than argparse needs."""
     from .costmodels import commands as costmodel_commands
-    from .planner import capacity_commands
     from .planner import commands as planner_commands
+    from .planner.capacity import commands as capacity_commands
     from .planner.sweep import commands as sweep_commands
     from .profiling import commands as profiling_commands
     from .profiling import validation_commands

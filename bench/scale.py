@@ -22,7 +22,7 @@ import numpy as np
 
 from servecast.configs.plan import Plan, load_plan
 from servecast.configs.slo import SLO, Objective
-from servecast.planner.capacity import capacity
+from servecast.planner.capacity.capacity import capacity
 from servecast.sim.core import Request
 from servecast.sim.kv.prefix import PrefixPool
 from servecast.sim.report.report import package_version

@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..traces.commands import add_changing, add_reading, change_trace, read_trace
 
 if TYPE_CHECKING:  # a handler imports what it uses: the command line must start fast
-    from .planning import Options, Planned
+    from .search.planning import Options, Planned
 
 _SEARCH_FLAGS = ("trace", "slo", "inventory")
 
@@ -93,8 +93,8 @@ def _search_command(args: argparse.Namespace) -> int:
     from ..configs.slo import load_slo
     from ..sim.report.write import json_text, prepare_folder
     from .inventory import Inventory, load_inventory
-    from .planning import plan_fleet
-    from .summary import summary
+    from .search.planning import plan_fleet
+    from .search.summary import summary
 
     options = _options(args)
     inventory, slo = load_inventory(args.inventory), load_slo(args.slo)
@@ -119,8 +119,8 @@ def _search_command(args: argparse.Namespace) -> int:
 
 def _options(args: argparse.Namespace) -> Options:
     from .milp import default_solver
-    from .planning import Options
-    from .stress import parse_range
+    from .search.planning import Options
+    from .search.stress import parse_range
 
     for flag, least in (("replays", 0), ("diverse", 1)):
         if getattr(args, flag) < least:
@@ -138,8 +138,8 @@ def _options(args: argparse.Namespace) -> Options:
 
 def _write(planned: Planned, folder: Path) -> None:
     from ..sim.report.write import write_json
-    from .picture import draw
-    from .planfile import write_plan
+    from .search.picture import draw
+    from .search.planfile import write_plan
 
     lasting = {key: value for key, value in planned.report.items() if key != "effort"}  # of this run, not of the plan
     write_json(lasting, folder / "plan.json")

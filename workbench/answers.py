@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..configs.plan import Plan
-from ..planner.capacity import CapacityResult
-from ..planner.planfile import plan_of
-from ..planner.planning import Planned
-from ..planner.summary import summary
+from ..planner.capacity.capacity import CapacityResult
+from ..planner.search.planfile import plan_of
+from ..planner.search.planning import Planned
+from ..planner.search.summary import summary
 from .reprs import html_table
 from .svg import Line, chart, number
 

@@ -141,7 +141,7 @@ def capacity(
 
     precision : of the result, as a share of it. The other arguments are those of `simulate`.
     """
-    from ..planner.capacity import capacity as search
+    from ..planner.capacity.capacity import capacity as search
     from .answers import CapacityAnswer
 
     wanted = as_slo(slo)
@@ -153,14 +153,14 @@ def capacity(
 def plan(trace: Trace, slo: SLOLike, inventory: Inventory | str | Path, *, seed: int = 0, **options: Any) -> PlanAnswer:
     """The cheapest fleet of an inventory that meets an SLO, as `servecast plan`.
 
-    options : fields of `servecast.planner.planning.Options`, such as `goal="energy"`, `pareto=True`, `replays=20`.
+    options : fields of `servecast.planner.search.planning.Options`, such as `goal="energy"`, `pareto=True`.
     """
     from dataclasses import fields
 
     from ..errors import unknown_name
     from ..planner.inventory import Inventory, load_inventory
     from ..planner.milp import default_solver
-    from ..planner.planning import Options, plan_fleet
+    from ..planner.search.planning import Options, plan_fleet
     from .answers import PlanAnswer
 
     known = [field.name for field in fields(Options)]

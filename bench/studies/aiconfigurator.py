@@ -23,7 +23,7 @@ from servecast.costmodels.commands import read_source
 from servecast.costmodels.tablefile import save_tables
 from servecast.planner.inventory import Inventory, Stock
 from servecast.planner.milp import default_solver
-from servecast.planner.planning import Options, plan_fleet
+from servecast.planner.search.planning import Options, plan_fleet
 from servecast.sim.report.report import build_report
 from servecast.sim.run import run
 from servecast.traces.streams import Stream

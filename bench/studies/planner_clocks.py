@@ -15,7 +15,7 @@ from typing import Any
 from servecast.configs.slo import SLO, Objective
 from servecast.planner.inventory import Inventory, Stock
 from servecast.planner.milp import default_solver
-from servecast.planner.planning import Options, plan_fleet
+from servecast.planner.search.planning import Options, plan_fleet
 from servecast.traces.load import load
 from servecast.traces.table import RequestTable
 from servecast.traces.transform import scale_rate

@@ -13,16 +13,16 @@ import random
 import numpy as np
 
 from servecast.configs.slo import SLO, Objective
-from servecast.planner.cache import Cache
 from servecast.planner.candidates import find_candidates
-from servecast.planner.exhaustive import cheapest, fleets
 from servecast.planner.inventory import Inventory, Stock
-from servecast.planner.judge import Judge
-from servecast.planner.market import Market
-from servecast.planner.points import Capacity
-from servecast.planner.search import Search
-from servecast.planner.targets import Targets
-from servecast.planner.workload import Workload
+from servecast.planner.measure.cache import Cache
+from servecast.planner.measure.judge import Judge
+from servecast.planner.measure.points import Capacity
+from servecast.planner.measure.targets import Targets
+from servecast.planner.measure.workload import Workload
+from servecast.planner.search.exhaustive import cheapest, fleets
+from servecast.planner.search.market import Market
+from servecast.planner.search.search import Search
 from servecast.traces.streams import Stream
 from servecast.traces.table import RequestTable
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from ..fingerprint import code
+from ..measure.fingerprint import code
 from .run import Job, Outcome, Source, attempt
 
 _FLAG = "--executor ray"

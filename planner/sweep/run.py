@@ -19,7 +19,7 @@ from ...traces.program_spec import ProgramSpec
 from ...traces.spec import Spec
 from ...traces.table import RequestTable
 from ...traces.transform import limit, scale_rate
-from ..fingerprint import cards, code, digest
+from ..measure.fingerprint import cards, code, digest
 from .spec import Settings
 
 

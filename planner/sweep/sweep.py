@@ -12,7 +12,7 @@ from typing import Any
 
 from ...errors import InputError
 from ...sim.report.write import prepare_folder, write_json
-from ..fingerprint import cards, digest
+from ..measure.fingerprint import cards, digest
 from .executors import Executor
 from .ledger import Ledger, Row, Status
 from .run import Job, Outcome, Source, changes, fingerprint_parts, load_source

@@ -228,7 +228,7 @@ SLOS = [
     broken("objective without statistic", {"slo.yaml": new("objectives: [ttft <= 1s]\n")}, "",
            "slo.yaml: objectives[0]: ttft without a statistic; expected one of mean"),
     broken("objective that nothing meets", {"slo.yaml": new("objectives: [goodput >= nan]\n")}, "",
-           "slo.yaml: objectives[0]: 'nan'; expected a number"),
+           "slo.yaml: objectives[0]: 'nan'; expected a share of the requests"),
     broken("objective without operator", {"slo.yaml": new("objectives: [ttft p99]\n")}, "",
            "slo.yaml: objectives[0]: 'ttft p99'; expected metric, statistic, operator and limit"),
     broken("class of no request", {"slo.yaml": new("classes: {chta: {ttft: 1s}}\n")}, "",

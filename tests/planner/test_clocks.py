@@ -11,16 +11,16 @@ import pytest
 from servecast.configs.catalog import find_hardware
 from servecast.costmodels.energy import busy_watts, idle_watts
 from servecast.errors import InputError
-from servecast.planner.cache import Cache
 from servecast.planner.candidates import find_candidates
 from servecast.planner.inventory import Inventory, Stock
-from servecast.planner.judge import Judge
-from servecast.planner.planfile import plan_of
-from servecast.planner.planning import Options, Planned, plan_fleet
-from servecast.planner.points import Capacity
-from servecast.planner.problem import Offer, Problem, Scenario, undominated
-from servecast.planner.targets import Targets
-from servecast.planner.workload import Workload
+from servecast.planner.measure.cache import Cache
+from servecast.planner.measure.judge import Judge
+from servecast.planner.measure.points import Capacity
+from servecast.planner.measure.targets import Targets
+from servecast.planner.measure.workload import Workload
+from servecast.planner.program.problem import Offer, Problem, Scenario, undominated
+from servecast.planner.search.planfile import plan_of
+from servecast.planner.search.planning import Options, Planned, plan_fleet
 from servecast.sim.report.report import build_report
 from servecast.sim.run import run
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from servecast.planner.due import Times, stretches, times, without_most
+from servecast.planner.program.due import Times, stretches, times, without_most
 from servecast.traces.columns import Labels
 from servecast.traces.programs import ParentRows, Programs
 from servecast.traces.streams import Stream

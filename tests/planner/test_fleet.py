@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from servecast.planner.fleet import Fleet, solve_fleet
 from servecast.planner.milp import SOLVERS, Outcome
-from servecast.planner.problem import Aim, Offer, Problem, Scenario, undominated
-from servecast.planner.promise import balance, lower_hull
+from servecast.planner.program.fleet import Fleet, solve_fleet
+from servecast.planner.program.problem import Aim, Offer, Problem, Scenario, undominated
+from servecast.planner.program.promise import balance, lower_hull
 
 HOUR = Scenario("trace", 3600.0, (36000.0,))  # 10 requests/s
 

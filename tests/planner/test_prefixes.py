@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 from servecast.configs.slo import SLO, Objective
-from servecast.planner.cache import Cache
 from servecast.planner.candidates import find_candidates
-from servecast.planner.fleet import Fleet, solve_fleet
 from servecast.planner.inventory import Inventory, Stock
-from servecast.planner.judge import Judge
-from servecast.planner.market import Market
-from servecast.planner.points import Capacity
-from servecast.planner.prefixes import Prefixes
-from servecast.planner.search import Search
-from servecast.planner.targets import Targets
-from servecast.planner.workload import Workload, thinned
+from servecast.planner.measure.cache import Cache
+from servecast.planner.measure.judge import Judge
+from servecast.planner.measure.points import Capacity
+from servecast.planner.measure.prefixes import Prefixes
+from servecast.planner.measure.targets import Targets
+from servecast.planner.measure.workload import Workload, thinned
+from servecast.planner.program.fleet import Fleet, solve_fleet
+from servecast.planner.search.market import Market
+from servecast.planner.search.search import Search
 from servecast.traces.columns import Labels, PrefixBlocks
 from servecast.traces.load import load
 from servecast.traces.programs import ParentRows, Programs

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from servecast.errors import InputError
-from servecast.planner.baselines import closed_form
-from servecast.planner.cache import Cache
 from servecast.planner.candidates import find_candidates, fleet_plan
-from servecast.planner.exhaustive import cheapest, fleets
 from servecast.planner.inventory import Inventory, Stock
-from servecast.planner.judge import Judge
-from servecast.planner.search import Found, Search
-from servecast.planner.targets import Targets
+from servecast.planner.measure.cache import Cache
+from servecast.planner.measure.judge import Judge
+from servecast.planner.measure.targets import Targets
+from servecast.planner.search.baselines import closed_form
+from servecast.planner.search.exhaustive import cheapest, fleets
+from servecast.planner.search.search import Found, Search
 from servecast.sim.report.report import build_report
 from servecast.sim.run import run
 from servecast.traces.streams import Stream

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from servecast.planner.targets import blame, describe, misses_phase
+from servecast.planner.measure.targets import blame, describe, misses_phase
 
 GOODPUT = {"objective": "goodput >= 99%", "value": 0.9, "met": False}
 

@@ -14,22 +14,22 @@ from servecast.configs.plan import load_plan
 from servecast.configs.slo import SLO, Objective
 from servecast.configs.topology import FabricLink
 from servecast.errors import InputError
-from servecast.planner.cache import Cache
 from servecast.planner.candidates import find_candidates
-from servecast.planner.explain import _binding
-from servecast.planner.fleet import Fleet, solve_fleet
 from servecast.planner.inventory import Inventory, Stock, load_inventory
-from servecast.planner.judge import Judge
-from servecast.planner.market import Market
+from servecast.planner.measure.cache import Cache
+from servecast.planner.measure.judge import Judge
+from servecast.planner.measure.points import Capacity
+from servecast.planner.measure.targets import Targets
+from servecast.planner.measure.workload import Workload
 from servecast.planner.milp import Outcome
-from servecast.planner.planfile import plan_of, write_plan
-from servecast.planner.points import Capacity
-from servecast.planner.problem import Offer, Problem, Scenario
-from servecast.planner.search import Found, Search
-from servecast.planner.targets import Targets
-from servecast.planner.transfers import closed_pairs
-from servecast.planner.workload import Workload
-from servecast.planner.zones import too_slow, what_links_are_worth, with_ample_links
+from servecast.planner.program.fleet import Fleet, solve_fleet
+from servecast.planner.program.problem import Offer, Problem, Scenario
+from servecast.planner.program.transfers import closed_pairs
+from servecast.planner.program.zones import too_slow, what_links_are_worth, with_ample_links
+from servecast.planner.search.explain import _binding
+from servecast.planner.search.market import Market
+from servecast.planner.search.planfile import plan_of, write_plan
+from servecast.planner.search.search import Found, Search
 from servecast.sim.report.report import build_report
 from servecast.sim.run import run
 from servecast.traces.streams import Stream

@@ -14,9 +14,9 @@ import pytest
 from servecast.configs.plan import Plan, load_plan, plan_from
 from servecast.configs.slo import SLO, Objective
 from servecast.errors import InputError
-from servecast.planner.capacity import UNSERVED, capacity, misses
-from servecast.planner.hopeless import Hopeless
-from servecast.planner.knee import SHARES
+from servecast.planner.capacity.capacity import UNSERVED, capacity, misses
+from servecast.planner.capacity.knee import SHARES
+from servecast.planner.measure.hopeless import Hopeless
 from servecast.sim.report.report import build_report
 from servecast.sim.run import run
 from servecast.traces.columns import Labels

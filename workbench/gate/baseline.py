@@ -12,7 +12,7 @@ from ...configs.plan import Plan
 from ...configs.strict import build, read_mapping
 from ...costmodels.choice import ROOFLINE
 from ...errors import InputError
-from ...planner.fingerprint import digest
+from ...planner.measure.fingerprint import digest
 from ...sim.deployment import Deployment
 from ...sim.report.report import package_version
 from ...sim.report.write import write_bytes

@@ -1,0 +1,1 @@
+"""The highest load that a given plan carries within an SLO."""

@@ -1,0 +1,1 @@
+"""Simulations with a verdict: capacity points, replays, and the cache that remembers them."""

@@ -1,0 +1,1 @@
+"""The planning problem in numbers, and the integer program that solves it."""
