@@ -78,7 +78,9 @@ def compare(cost: Path) -> None:
             verdict = shown(report["slo"]["objectives"])
             print(f"{name:<8}{verdict}  aiconfigurator: {REPLICAS} x TP4, {words}, {4 * REPLICAS} GPUs", flush=True)
         for roles in (("mixed",), ("mixed", "prefill", "decode")):
-            inventory = Inventory("qwen3-32b", STOCK, role=roles, plan={"cost": str(cost)})
+            inventory = Inventory(
+                "qwen3-32b", STOCK, max_num_batched_tokens=(None,), role=roles, plan={"cost": str(cost)}
+            )
             print(f"{name:<8}{planned(table, inventory)}", flush=True)
 
 

@@ -97,7 +97,8 @@ class Search:
         stopped = ""
         while not stopped:
             stopped = self._step()
-            if stopped and (self._trim() or self._disprove() or self._regroup()):
+            proven = stopped == _NONE_LEFT
+            if stopped and (self._trim() or (not proven and (self._disprove() or self._regroup()))):
                 stopped = ""
         relaxation = self._solve()
         bound = self._best.price if self._best else inf
@@ -260,9 +261,8 @@ class Search:
             self._misses = 0 if tried.verdict.met else self._misses + 1
             if tried.verdict.met:
                 return ""
-            if tried.verdict.requests * _NEAR <= len(
-                self.market.workload.table
-            ):  # it missed all that it might, and soon
+            soon = tried.verdict.requests * _NEAR <= len(self.market.workload.table)
+            if soon:  # it had missed all that it might before half of the trace
                 self._floor = max(self._floor, tried.price)
             most = min((most + high) / 2, high * (1 - _STEP))
         return ""
