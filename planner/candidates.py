@@ -11,10 +11,11 @@ from typing import Any
 
 from ..configs.catalog import find_model
 from ..configs.engine import find_engine, policy_name
+from ..configs.model import quantized
 from ..configs.plan import Plan, Pool, plan_from, said
 from ..configs.strict import build
 from ..costmodels.energy import idle_watts
-from ..costmodels.shapes import KVShape, model_kv_shape
+from ..costmodels.shapes import KVShape, cache_bytes, model_kv_shape
 from ..errors import InputError
 from ..sim.deploy import deploy
 from ..sim.deployment import Deployment
@@ -70,9 +71,10 @@ class Rejected:
 def find_candidates(inventory: Inventory, table: RequestTable) -> tuple[list[Candidate], list[Rejected]]:
     """Every instance type that can start and hold the longest request of `table`, and those that cannot.
 
-    Raises `InputError` for policies and for GPU clocks that there are not.
+    Raises `InputError` for policies, number formats and GPU clocks that there are not.
     """
     _check_policies(inventory)
+    _check_formats(inventory)
     _check_clocks(inventory)
     candidates: list[Candidate] = []
     rejected: list[Rejected] = []
@@ -114,6 +116,15 @@ def _check_policies(inventory: Inventory) -> None:
             if values.get(kind) is not None:
                 where = f"{place}.{kind}"
                 make_policy(kind, *policy_name(values[kind], where), where)
+
+
+def _check_formats(inventory: Inventory) -> None:
+    card = find_model(inventory.model)
+    for dtype in inventory.kv_cache_dtype:
+        cache_bytes(card, dtype)
+    for name in inventory.quantization:
+        if name is not None:
+            quantized(card, name)
 
 
 def _check_clocks(inventory: Inventory) -> None:

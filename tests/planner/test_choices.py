@@ -114,3 +114,10 @@ def test_mistakes_are_named(more: dict[str, Any], where: str, nearest: str) -> N
     with pytest.raises(InputError) as raised:
         inventory(**more)
     assert raised.value.where == where and nearest in str(raised.value)
+
+
+@pytest.mark.parametrize(("key", "nearest"), [("kv_cache_dtype", "fp8"), ("quantization", "fp8")])
+def test_number_formats_that_there_are_not(key: str, nearest: str) -> None:
+    with pytest.raises(InputError, match=f"fpp8.*did you mean.*{nearest}") as raised:
+        find_candidates(inventory(**{key: ["fpp8"]}), TABLE)
+    assert raised.value.where == key
