@@ -196,7 +196,7 @@ def load_inventory(path: Path) -> Inventory:
 
 
 def _rooted(inventory: Inventory, folder: Path) -> Inventory:
-    """With whole paths of measured times and of the model's card: the plan is written elsewhere."""
+    """With whole paths of measured times and of cards: the plan is written elsewhere."""
 
     def rooted(values: dict[str, Any]) -> dict[str, Any]:
         return {**values, "cost": path(values["cost"])} if values.get("cost") else values
@@ -204,13 +204,20 @@ def _rooted(inventory: Inventory, folder: Path) -> Inventory:
     def path(cost: str | None) -> str | None:
         return cost if cost in (None, ROOFLINE) else str(folder / Path(cost).expanduser())
 
-    card = folder / inventory.model
+    def card(name: str) -> str:
+        return str(folder / name) if Path(name).suffix and (folder / name).exists() else name
+
+    def stock(gpu: str, given: Stock) -> Stock:
+        hardware = card(given.hardware or gpu)
+        own = None if hardware == gpu else hardware
+        return replace(given, hardware=own, defaults=rooted(given.defaults))
+
     choices = inventory.choices
     if "cost" in choices:
         choices = {**choices, "cost": tuple(map(path, choices["cost"]))}
     return replace(
         inventory,
-        model=str(card) if Path(inventory.model).suffix and card.exists() else inventory.model,
-        gpus={gpu: replace(stock, defaults=rooted(stock.defaults)) for gpu, stock in inventory.gpus.items()},
+        model=card(inventory.model), engine=card(inventory.engine),
+        gpus={gpu: stock(gpu, given) for gpu, given in inventory.gpus.items()},
         choices=choices, defaults=rooted(inventory.defaults), plan=rooted(inventory.plan),
     )  # fmt: skip

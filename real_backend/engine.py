@@ -16,7 +16,7 @@ from ..costmodels.base import ticks
 from ..errors import InputError
 from ..sim.core import Request
 from ..sim.engine.oracle import ListEngine
-from ..sim.records import Recorder
+from ..sim.records import Recorder, note_odd_gaps
 from .batch import Row, make_batch
 from .blocks import Placed, placed
 from .clocks import RealClock
@@ -107,12 +107,7 @@ class RealEngine(ListEngine):
             flight.start, flight.end - flight.start, 0, usual, 1, decodes, prompts, len(flight.parts), flight.queue,
             flight.used,
         ))  # fmt: skip
-        for gap in gaps:
-            if gap != usual:
-                self._odd_gaps.append((gap, 1))
-                self._odd_gaps.append((usual, -1))
-        for gap in restarts:
-            self._odd_gaps.append((gap, 1))
+        note_odd_gaps(self._odd_gaps, gaps, usual, restarts)
 
     # -- where requests come and go ------------------------------------------------------------------------------
 

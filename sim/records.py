@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import IntEnum
 from itertools import chain
 from operator import attrgetter
@@ -158,3 +158,13 @@ class Recorder:
     def request(self, r: Request, end: End, now: int, output_tokens: int) -> None:
         """Write the row of a request that ended at `now`."""
         self.requests.append((*_own(r), end, now, output_tokens))
+
+
+def note_odd_gaps(table: Table, gaps: Iterable[int], usual: int, restarts: Iterable[int]) -> None:
+    """Of an iteration whose row says `usual` for all `gaps`: those that were others, and those of who was away."""
+    for gap in gaps:
+        if gap != usual:
+            table.append((gap, 1))
+            table.append((usual, -1))
+    for gap in restarts:
+        table.append((gap, 1))

@@ -66,6 +66,7 @@ class Cuts:
 
     def __init__(self, rows: Sequence[Terms]) -> None:
         self._rows = [_merged(row) for row in rows]
+        self._columns, self._factors = (np.concatenate(parts) for parts in zip(_merged([]), *self._rows, strict=True))
         self._starts = np.cumsum([0, *(len(columns) for columns, _ in self._rows[:-1])])
         self._left = np.ones(len(rows), bool)
 
@@ -73,8 +74,7 @@ class Cuts:
         """Add the most violated rows; False where none is."""
         if not self._rows:
             return False
-        columns, factors = (np.concatenate(parts) for parts in zip(*self._rows, strict=True))
-        excess = np.add.reduceat(factors * values[columns], self._starts) * self._left
+        excess = np.add.reduceat(self._factors * values[self._columns], self._starts) * self._left
         worst = np.argsort(-excess, kind="stable")[:_MOST_CUTS]
         chosen = [int(row) for row in worst if excess[row] > tolerance]
         for row in chosen:

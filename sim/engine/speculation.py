@@ -20,7 +20,7 @@ from ...costmodels.drafting import Drafter
 from ...traces.columns import Labels
 from ..core import Request, Step
 from ..deployment import Deployment
-from ..records import Recorder
+from ..records import Recorder, note_odd_gaps
 from .acceptance import Acceptance, check_classes
 from .oracle import ListEngine
 
@@ -170,12 +170,7 @@ class SpeculativeEngine(ListEngine):
         ))  # fmt: skip
         if extra:
             self._odd_gaps.append((0, extra))
-        for gap in gaps:
-            if gap != usual:
-                self._odd_gaps.append((gap, 1))
-                self._odd_gaps.append((usual, -1))
-        for gap in restarts:
-            self._odd_gaps.append((gap, 1))
+        note_odd_gaps(self._odd_gaps, gaps, usual, restarts)
 
     def drop(self, request: Request, now: int) -> None:
         """Let a request go that will not finish."""

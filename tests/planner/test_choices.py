@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
+from servecast.configs.catalog import find
 from servecast.configs.strict import build
 from servecast.errors import InputError
 from servecast.planner.candidates import find_candidates, fleet_plan, plan_values
@@ -80,6 +81,17 @@ def test_paths_start_at_the_inventory(tmp_path: Path) -> None:
     assert asked.defaults["cost"] == str(tmp_path / "a.zip") and asked.plan["cost"] == "roofline"
     assert asked.choices["cost"] == (str(tmp_path / "b.zip"), "roofline")
     assert asked.gpus["h100"].defaults["cost"] == str(tmp_path / "deep/c.zip")
+
+
+def test_cards_of_the_users_own_start_at_the_inventory_too(tmp_path: Path) -> None:
+    """Wherever the command runs, and in the plan that it writes."""
+    (tmp_path / "cards").mkdir()
+    (tmp_path / "cards" / "mine.yaml").write_bytes(find("hardware", "h100").read_bytes())
+    gpus = {"mine": {"count": 1, "hardware": "cards/mine.yaml"}, "l40s": {"count": 1}}
+    (tmp_path / "inventory.yaml").write_text(yaml.safe_dump({**BASE, "gpus": gpus}))
+    asked = load_inventory(tmp_path / "inventory.yaml")
+    hardware = {c.gpu: c.pool.hardware for c in find_candidates(asked, TABLE)[0]}
+    assert hardware == {"mine": str(tmp_path / "cards" / "mine.yaml"), "l40s": "l40s"}
 
 
 def test_times_that_cannot_be_read_rule_a_replica_out() -> None:
